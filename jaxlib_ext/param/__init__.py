@@ -1,0 +1,52 @@
+"""One declaration per parameter, and the folds that derive everything else from it."""
+
+from .declare import (
+    AXES,
+    COMPUTE,
+    DECAYED,
+    KINDS,
+    TRAINED,
+    Param,
+    bias,
+    buffer,
+    cache,
+    const,
+    conv,
+    count,
+    decay,
+    embed,
+    gain,
+    head,
+    matrix,
+    state,
+    table,
+)
+from .folds import (
+    abstract,
+    blocks,
+    cast,
+    check,
+    decayed,
+    dequantise,
+    fold,
+    init,
+    join,
+    leaves,
+    matmul_size,
+    nbytes,
+    paths,
+    quantised,
+    replace,
+    size,
+    specs,
+    split,
+    stack,
+    zeros,
+)
+
+__all__ = [
+    "AXES", "COMPUTE", "DECAYED", "KINDS", "TRAINED", "Param", "abstract", "bias", "blocks", "buffer", "cache", "cast",
+    "check", "const", "conv", "count", "decay", "decayed", "dequantise", "embed", "fold", "gain", "head", "init", "join",
+    "leaves", "matmul_size", "matrix", "nbytes", "paths", "quantised", "replace", "size", "specs", "split", "stack",
+    "state", "table", "zeros",
+]  # fmt: skip
