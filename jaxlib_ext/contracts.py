@@ -64,7 +64,7 @@ def from_starts(start: Array, mask: Array | None = None, **fields) -> Seq:
     start = jnp.asarray(start, bool)
     mask = jnp.ones_like(start) if mask is None else jnp.asarray(mask, bool)
     start = start & mask
-    t = jnp.arange(start.shape[1], dtype=jnp.int32)
+    t = jnp.arange(start.shape[1], dtype=jnp.int32)[None]
     begin = jax.lax.cummax(jnp.where(start, t, 0), axis=1)
     return Seq(mask=mask, start=start, position=t - begin, **fields)
 
@@ -134,12 +134,23 @@ def tail(buf: Array, new: Array, seq: Seq) -> Array:
     w, t = buf.shape[1], new.shape[1]
     seen = jnp.concatenate([buf, new], 1)
     # Places in `seen`. An open document has no pads inside, so its last w inputs are neighbours.
-    last = jnp.max(jnp.where(seq.mask, jnp.arange(w, w + t), w - 1), 1)
-    first = jnp.max(jnp.where(seq.start & seq.mask, jnp.arange(w, w + t), 0), 1)
-    place = last[:, None] - jnp.arange(w - 1, -1, -1)
+    places = jnp.arange(w, w + t)[None]
+    last = jnp.max(jnp.where(seq.mask, places, w - 1), 1)
+    first = jnp.max(jnp.where(seq.start & seq.mask, places, 0), 1)
+    place = last[:, None] - jnp.arange(w - 1, -1, -1)[None]
     picked = jax.vmap(lambda rows, i: rows[i])(seen, place)
     keep = place >= first[:, None]
     return jnp.where(keep.reshape(keep.shape + (1,) * (new.ndim - 2)), picked, 0)
+
+
+def along(v: Array, x: Array) -> Array:
+    """v with leading axes of size 1 up to the rank of x: its axes meet the last ones of x, said aloud."""
+    return v.reshape((1,) * (x.ndim - v.ndim) + v.shape)
+
+
+def spoil(y: Array, where: Array) -> Array:
+    """NaN in y [..., D] where [...] says so: the answer of a call that needs a token which was not kept."""
+    return jnp.where(where[..., None], jnp.nan, y)
 
 
 @runtime_checkable

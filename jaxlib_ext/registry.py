@@ -1,14 +1,14 @@
 """From a name on a command line to a value: `make("attention(window=128)", TOKEN_MIXERS, width=64)`.
 
-A family's registry is a literal dict, name -> class. A method of your own is named `package.module:Name` and needs no
+A family's registry is a literal dict, name -> class (or function). A method of your own is named `package.module:Name` and needs no
 registration. Options in brackets are Python literals.
 """
 
 import ast
-import dataclasses
 import difflib
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -42,8 +42,8 @@ def parse(spec: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(f"cannot read {spec!r}: write name(option=value, ...) with plain values ({error})") from None
 
 
-def find(name: str, registry: Mapping[str, type], family: str) -> type:
-    """The class behind a registered name or a `package.module:Name`."""
+def find(name: str, registry: Mapping[str, Callable], family: str) -> Callable:
+    """The class or function behind a registered name or a `package.module:Name`."""
     if name in registry:
         return registry[name]
     module, colon, attribute = name.partition(":")
@@ -57,12 +57,12 @@ def find(name: str, registry: Mapping[str, type], family: str) -> type:
     raise ValueError(f"unknown {family} {name!r}; {hint} (a method of your own: package.module:Name)")
 
 
-def make(spec: str, registry: Mapping[str, type], family: str, **defaults: Any) -> Any:
-    """Builds the method. `defaults` are passed on where the method has such a field; the spec's own options win."""
+def make(spec: str, registry: Mapping[str, Callable], family: str, **defaults: Any) -> Any:
+    """Builds the method. `defaults` are passed on where the method takes such an argument; the spec's own options win."""
     name, options = parse(spec)
-    cls = find(name, registry, family)
-    fields = {f.name for f in dataclasses.fields(cls) if f.init}
+    method = find(name, registry, family)
+    fields = set(inspect.signature(method).parameters)
     unknown = sorted(set(options) - fields)
     if unknown:
         raise ValueError(f"{family} {name!r} has no option {unknown[0]!r}; it has {', '.join(sorted(fields))}")
-    return cls(**{k: v for k, v in defaults.items() if k in fields} | options)
+    return method(**{k: v for k, v in defaults.items() if k in fields} | options)

@@ -89,6 +89,11 @@ def stack(decl: Tree, **axis: int) -> Tree:
     return fold(add, decl)
 
 
+def reuse(p: Param, n: float) -> Param:
+    """The same parameter, passed n times by every token (shared over depth)."""
+    return dataclasses.replace(p, uses=p.uses * n)
+
+
 def _draw(p: Param, key: Array) -> Array:
     if p.stacked:
         one = dataclasses.replace(p, copies=p.copies[1:], stacked=p.stacked - 1)

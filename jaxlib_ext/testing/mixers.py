@@ -1,0 +1,278 @@
+"""The contract of a token mixer, checked in one jitted bundle a method, since compile time is what costs.
+
+Three rows of T tokens, with documents that begin and end anywhere, pads before, between and after them, and a document
+that crosses the cut at which calls are split.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import param
+from ..contracts import Seq, from_starts, legal
+from .flops import dot_flops
+from .verdict import TOLERANCE, Result, apart, draw, same_structure, to_results
+from .wrapped import cut, wrap
+
+Array, Tree = jax.Array, Any
+MORE = 5  # tokens that continue from a state, to compare what it holds
+
+
+def layout(time: int, align: int) -> tuple[Seq, list[tuple[int, int, int]]]:
+    """A Seq of three rows and its documents as (row, first token, end). Everything begins on multiples of align."""
+    unit = time // 12 // align * align
+    if unit < 1:
+        raise ValueError(f"the checks need time >= {12 * align} for align={align}")
+    documents = [
+        (0, 0, 3 * unit), (0, 4 * unit, 9 * unit), (0, 9 * unit, 9 * unit + 1),
+        (1, 2 * unit, time),
+        (2, 0, 2 * unit), (2, 2 * unit, 10 * unit - 1),
+    ]  # fmt: skip
+    start, mask = np.zeros((3, time), bool), np.zeros((3, time), bool)
+    for row, first, end in documents:
+        start[row, first], mask[row, first:end] = True, True
+    seq = from_starts(start, mask)
+    legal(seq)
+    return seq, documents
+
+
+def _fold(mixer, params, x: Array, state, seq: Seq):
+    """The step, token by token: y [B, T, D] and the last state."""
+    tokens = jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), dataclasses.replace(seq, key=None))
+
+    def body(state, token):
+        x, seq = token
+        y, state, _ = mixer.step(params, x, state, seq)
+        return state, y
+
+    state, y = jax.lax.scan(body, state, (jnp.moveaxis(x, 1, 0), tokens))
+    return jnp.moveaxis(y, 0, 1), state
+
+
+def _cut(seq: Seq, at: slice) -> Seq:
+    return jax.tree.map(lambda a: a[:, at], seq)
+
+
+class Bench:
+    """One mixer with parameters, inputs and the calls that the checks compare."""
+
+    def __init__(self, mixer, time: int, seed: int, side, memory: int):
+        self.mixer = mixer
+        self.seq, self.documents = layout(time, mixer.align)
+        b, d = 3, mixer.width
+        keys = iter(jax.random.split(jax.random.key(seed), 8))
+        self.decl = mixer.decl()
+        self.params = draw(self.decl, next(keys))
+        self.x = jax.random.normal(next(keys), (b, time, d))
+        self.more = jax.random.normal(next(keys), (b, MORE, d))
+        self.weight = jax.random.normal(next(keys), (b, time, d))
+        self.junk = jnp.where(self.seq.mask[..., None], self.x, 1e3)
+        if mixer.needs:
+            given = side(next(keys), self.x) if side else {}
+            self.seq = dataclasses.replace(self.seq, side={n: given[n] for n in mixer.needs})
+        self.split = 6 * (time // 12 // mixer.align * mixer.align)
+        self.length = time + MORE
+        self.context = memory if hasattr(mixer, "bind") else 0
+        if self.context:
+            width = getattr(mixer, "memory_width", None) or d
+            self.memory = jax.random.normal(next(keys), (b, self.context, width))
+            start = (jnp.arange(self.context) % (self.context // 3) == 0)[None].repeat(b, 0)  # three documents
+            self.memory_seq = from_starts(start)
+
+    def empty(self, length: int, params=None, rows=None):
+        """The empty state, with the memory bound where there is one; rows picks rows of the memory."""
+        b = 3 if rows is None else len(rows)
+        state = param.zeros(self.mixer.state(b, length, self.context))
+        if not self.context:
+            return state
+        pick = (lambda a: a) if rows is None else (lambda a: a[rows])
+        params = self.params if params is None else params
+        return self.mixer.bind(params, pick(self.memory), state, jax.tree.map(pick, self.memory_seq))
+
+    def scan(self, x, params=None, state=None, seq=None):
+        params = self.params if params is None else params
+        state = self.empty(self.length, params) if state is None else state
+        return self.mixer.scan(params, x, state, self.seq if seq is None else seq)[:2]
+
+    def after(self, state):
+        """What a state says: the outputs of MORE tokens that continue from it. Rows that end in pads go on too."""
+        side = jax.tree.map(lambda a: jnp.broadcast_to(a[:, :1], (a.shape[0], MORE, *a.shape[2:])), self.seq.side)
+        seq = Seq(
+            mask=jnp.ones((3, MORE), bool), start=jnp.zeros((3, MORE), bool), side=side,
+            position=self.seq.position[:, -1:] + 1 + jnp.arange(MORE, dtype=jnp.int32)[None],
+        )  # fmt: skip
+        return _fold(self.mixer, self.params, self.more, state, seq)[0]
+
+
+def _decoding(bench: Bench) -> dict[str, Array]:
+    """Everything that compares scan, step, split calls and their states."""
+    real = bench.seq.mask[..., None]
+    on = lambda y: jnp.where(real, y, 0)
+    y, s = bench.scan(bench.x)
+    folded, s_folded = _fold(bench.mixer, bench.params, bench.x, bench.empty(bench.length), bench.seq)
+    left, right = slice(0, bench.split), slice(bench.split, None)
+    y1, s1 = bench.scan(bench.x[:, left], seq=_cut(bench.seq, left))
+    y2, s2 = bench.scan(bench.x[:, right], state=s1, seq=_cut(bench.seq, right))
+    y3, _ = _fold(bench.mixer, bench.params, bench.x[:, right], s1, _cut(bench.seq, right))
+    dirty, s_dirty = bench.scan(bench.junk)
+    dirty_folded, s_dirty_folded = _fold(bench.mixer, bench.params, bench.junk, bench.empty(bench.length), bench.seq)
+    reference = bench.after(s_folded)
+    short = bench.length // 3
+    few, _ = bench.scan(bench.x, state=bench.empty(short))
+    few_folded, _ = _fold(bench.mixer, bench.params, bench.x, bench.empty(short), bench.seq)
+    known = lambda v: jnp.where(jnp.isnan(v) & real, folded, v)
+    return {
+        "scan equals the fold of step": apart(on(y), on(folded)),
+        "the state of scan continues as the fold's": apart(bench.after(s), reference),
+        "split scans equal one scan": apart(on(jnp.concatenate([y1, y2], 1)), on(folded)),
+        "the state of split scans continues as the fold's": apart(bench.after(s2), reference),
+        "scan and then steps equal one scan": apart(on(jnp.concatenate([y1, y3], 1)), on(folded)),
+        "pads are inert in scan": apart(on(dirty), on(folded)),
+        "pads are inert in step": apart(on(dirty_folded), on(folded)),
+        "pads leave no trace in the state of scan": apart(bench.after(s_dirty), reference),
+        "pads leave no trace in the state of step": apart(bench.after(s_dirty_folded), reference),
+        "beyond capacity scan gives NaN or the right value": apart(on(known(few)), on(folded)),
+        "beyond capacity step gives NaN or the right value": apart(on(known(few_folded)), on(folded)),
+    }
+
+
+def _training(bench: Bench) -> dict[str, Array]:
+    """What needs no step: padding, packing, gradients. For causal mixers and others."""
+    real = bench.seq.mask[..., None]
+    on = lambda y: jnp.where(real, y, 0)
+    score = lambda f, weight: lambda params, x: jnp.sum(jnp.where(real, f(params, x) * weight, 0))
+    plain = lambda params, x: bench.scan(x, params, bench.empty(0, params))[0]
+    y = plain(bench.params, bench.x)
+    gradient = jax.grad(score(plain, bench.weight), argnums=(0, 1))
+    g_params, g_x = gradient(bench.params, bench.junk)
+    errors = {
+        "packed documents equal separate ones": _packed(bench, y),
+        "pads are finite": jnp.where(jnp.isfinite(plain(bench.params, bench.junk)).all(), 0.0, jnp.inf),
+        "pads are inert in training": apart(on(plain(bench.params, bench.junk)), on(y)),
+        "no gradient reaches pads": jnp.max(jnp.abs(jnp.where(real, 0, g_x))),
+        "the gradient is finite beside pads": jnp.where(jnp.isfinite(g_x).all(), 0.0, jnp.inf),
+        "the gradient ignores pads": apart(g_params, gradient(bench.params, bench.x)[0]),
+        "matrices may be operators": apart(plain(wrap(bench.decl, bench.params), bench.x), y),
+    }
+    if not bench.mixer.causal:
+        return errors
+    early = bench.weight * (jnp.arange(bench.x.shape[1]) < bench.split)[None, :, None]
+    reach = jax.grad(score(plain, early), argnums=1)(bench.params, bench.x)
+    folded = lambda params, x: _fold(bench.mixer, params, x, bench.empty(bench.length, params), bench.seq)[0]
+    f_params, f_x = jax.grad(score(folded, bench.weight), argnums=(0, 1))(bench.params, bench.x)
+    return errors | {
+        "training and prefill agree": apart(on(y), on(bench.scan(bench.x)[0])),
+        "no gradient flows from the future": jnp.max(jnp.abs(reach[:, bench.split :])),
+        "gradients by parameter: scan equals step": apart(g_params, f_params),
+        "gradients by input: scan equals step": apart(on(g_x), on(f_x)),
+    }
+
+
+def _packed(bench: Bench, y: Array) -> Array:
+    """Each document alone in a row of its own, right-padded, against its place in the packed rows."""
+    t = bench.x.shape[1]
+    rows = np.array([r for r, _, _ in bench.documents])
+    first = np.array([f for _, f, _ in bench.documents])
+    size = np.array([e - f for _, f, e in bench.documents])
+    place = np.minimum(first[:, None] + np.arange(t), t - 1)
+    take = lambda a: a[rows[:, None], place]
+    mask = jnp.asarray(np.arange(t) < size[:, None])
+    alone = from_starts(jnp.zeros_like(mask).at[:, 0].set(True), mask)
+    alone = dataclasses.replace(alone, side=jax.tree.map(take, bench.seq.side))
+    state = bench.empty(0, rows=rows)
+    if bench.context:  # the row's document of this number answers: forget the ones before it
+        before = np.array([sum(r == row for r, f, _ in bench.documents if f < first_) for row, first_, _ in bench.documents])
+        state = state | dict(open=jnp.asarray(before, jnp.int32))
+    separate = bench.mixer.scan(bench.params, take(bench.x), state, alone)[0]
+    return apart(jnp.where(mask[..., None], separate, 0), jnp.where(mask[..., None], take(y), 0))
+
+
+def token_mixer(mixer, *, time: int = 144, seed: int = 0, side=None, memory: int = 12) -> list[Result]:
+    """Runs every promise of `contracts.TokenMixer` and returns the results.
+
+    time: tokens a row; take more than the longest chunk of the method. side: f(key, x [B, T, D]) -> {name: [B, T, ...]}
+    for mixers with needs. memory: tokens that `bind` gets.
+    """
+    bench = Bench(mixer, time, seed, side, memory)
+    param.check(bench.decl)
+    zero = ("no gradient reaches pads", "no gradient flows from the future", "pads are finite",
+            "the gradient is finite beside pads")  # fmt: skip
+    bundle = lambda: _training(bench) | (_decoding(bench) if mixer.causal else {})
+    results = to_results(jax.jit(bundle)(), TOLERANCE["float32"], zero)
+    results += [_sensible(bench), _bf16(bench), *_sliced(bench)]
+    return results + ([*_fixed_point(bench), _flops(bench)] if mixer.causal else [])
+
+
+def _sensible(bench: Bench) -> Result:
+    """A mixer that mixes nothing would keep most promises."""
+    f = lambda x: jnp.sum(bench.scan(x, state=bench.empty(0))[0][0, 2] * bench.weight[0, 2])
+    reach = np.abs(np.asarray(jax.jit(jax.grad(f))(bench.x)))[0, :3].max(-1)
+    ok = (reach > 0).all() or bool(bench.context)
+    return Result("a token depends on itself and on the tokens before it", 0.0 if ok else np.inf, 0.0)
+
+
+def _bf16(bench: Bench) -> Result:
+    cast = lambda dtype: param.cast(bench.decl, bench.params, dtype)
+    run = jax.jit(lambda params, x: bench.scan(x, params, bench.empty(0, params)))
+    (y, s), (z, r) = run(cast(jnp.bfloat16), bench.x.astype(jnp.bfloat16)), run(bench.params, bench.x)
+    said = same_structure(s, r)
+    if y.dtype != jnp.bfloat16 or said:
+        return Result("bfloat16", np.inf, 0.0, said or f"y is {y.dtype}")
+    real = bench.seq.mask[..., None]
+    return Result("bfloat16", float(apart(jnp.where(real, y, 0), jnp.where(real, z, 0))), TOLERANCE["bfloat16"])
+
+
+def _fixed_point(bench: Bench) -> list[Result]:
+    """The state keeps structure, shape and dtype through scan and step, also at length 0."""
+    said = []
+    for length in (0, bench.length):
+        state = jax.eval_shape(lambda length=length: bench.empty(length))
+        scanned = jax.eval_shape(lambda s: bench.scan(bench.x, state=s)[1], state)
+        said.append(same_structure(scanned, state))
+    stepped = jax.eval_shape(lambda s: bench.mixer.step(bench.params, bench.x[:, 0], s, bench.seq.at(0))[1], state)
+    said.append(same_structure(stepped, state))
+    return [Result("the state is a fixed point", np.inf if any(said) else 0.0, 0.0, next(filter(None, said), ""))]
+
+
+def _flops(bench: Bench) -> Result:
+    """2 x matmul parameters + cost(...).flops of a step against the contractions in its jaxpr."""
+    state = bench.empty(bench.length)
+    counted = dot_flops(lambda s: bench.mixer.step(bench.params, bench.x[:, 0], s, bench.seq.at(0))[0], state) / 3
+    weights = 2 * param.matmul_size(bench.decl) - _bound(bench)
+    context = bench.context or bench.length
+    stated = weights + bench.mixer.cost(1, context + bool(bench.context)).flops
+    return Result("cost explains the contractions of a step", abs(counted / stated - 1), 1e-9, f"{counted:.0f} FLOPs")
+
+
+def _bound(bench: Bench) -> float:
+    """FLOPs of weights that `bind` has used already, once for the memory."""
+    if not bench.context:
+        return 0.0
+    state = param.zeros(bench.mixer.state(3, bench.length, bench.context))
+    bind = lambda p: bench.mixer.bind(p, bench.memory, state, bench.memory_seq)
+    return dot_flops(bind, bench.params) / (3 * bench.context)
+
+
+def _sliced(bench: Bench) -> list[Result]:
+    """For every axis that a mixer calls free: slicing it equals setting the rest to zero."""
+    results = []
+    sizes = {name: n for p in param.leaves(bench.decl) for name, n in p.dims}
+    for axis, grain in bench.mixer.free.items():
+        if sizes.get(axis, 0) <= grain:
+            continue
+        keep = (sizes[axis] // 2 + grain - 1) // grain * grain
+        state = bench.mixer.state(3, 0, bench.context)
+
+        def run(masked, axis=axis, keep=keep, state=state):
+            params = cut(bench.decl, bench.params, axis, keep, masked)
+            held = param.zeros(state) if masked else cut(state, param.zeros(state), axis, keep, False)
+            if bench.context:
+                held = bench.mixer.bind(params, bench.memory, held, bench.memory_seq)
+            return bench.mixer.scan(params, bench.x, held, bench.seq)[0]
+
+        error = jax.jit(lambda run=run: apart(run(False), run(True)))()
+        results.append(Result(f"{axis} may be sliced", float(error), TOLERANCE["float32"]))
+    return results
