@@ -1,0 +1,1 @@
+"""Training: data, state, step, loop, checkpoints and metrics."""

@@ -1,0 +1,84 @@
+"""A run made ready: everything that can be wrong with a config is found here, before anything is compiled or written."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+from etils import epath
+
+from .. import param, sharding
+from ..models.config import build
+from ..models.lm import LM
+from ..optim import make_optimizer, make_schedule
+from . import checkpoint, config, data, losses
+from .config import RunConfig
+from .step import Step, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What `prepare` returns and `loop.run` runs."""
+
+    config: RunConfig
+    model: LM
+    step: Step
+    schedule: object
+    mesh: jax.sharding.Mesh
+    train: data.Batches
+    held_out: data.EvalBatches
+
+    @property
+    def out(self) -> epath.Path:
+        return epath.Path(self.config.out)
+
+    @property
+    def saved(self) -> config.Saved:
+        about = json.loads(json.dumps(self.train.source.describe()))  # as it will be read again
+        return config.Saved(self.config, self.model.vocab, about)
+
+    @property
+    def flops(self) -> float:
+        """Of one training step: 3 forward passes' worth; causal attention counts the half that is not masked."""
+        c = self.config
+        context = (c.time + 1) / 2 if self.model.causal else c.time
+        return 3 * self.model.cost(c.batch * c.time, context).flops
+
+
+def loss_of(c: RunConfig):
+    """The training loss that a config names."""
+    return functools.partial(losses.next_token, z_loss=c.z_loss, chunk=c.loss_chunk)
+
+
+def step_of(c: RunConfig, model: LM, mesh: jax.sharding.Mesh | None) -> tuple[Step, object]:
+    """The training step and the schedule inside it."""
+    schedule = make_schedule(c.schedule, c.learning_rate, c.steps, round(c.warmup * c.steps))
+    tx = make_optimizer(c.optimizer, schedule, param.split(model.decl(), param.decayed(model.decl()))[0])
+    step = make_step(model, tx, loss_of(c), mesh, accumulate=c.accumulate, clip=c.clip, ema=c.ema)
+    return step, schedule
+
+
+def prepare(c: RunConfig) -> Job:
+    """Raises ValueError or OSError with one line for a config that cannot run here."""
+    if c.loss_chunk is not None and c.time % c.loss_chunk:
+        raise ValueError(f"loss_chunk={c.loss_chunk} does not divide time={c.time}")
+    mesh = sharding.make_mesh(c.mesh)
+    train = data.open_source(c.data, "train")
+    model = build(c.model, train.vocab)
+    if not model.causal:
+        raise ValueError("a bidirectional mixer cannot be trained to predict the next token")
+    step, schedule = step_of(c, model, mesh)
+    batches = data.Batches(train, c.batch, c.time, c.seed)
+    held_out = data.eval_batches(data.open_source(c.data, "eval"), c.batch, c.time, c.eval_windows)
+    ways = sharding.ways("batch", mesh)
+    if (c.batch // c.accumulate) % ways:
+        raise ValueError(f"a microbatch of {c.batch // c.accumulate} sequences does not divide over {ways} data shards")
+    job = Job(c, model, step, schedule, mesh, batches, held_out)
+    checkpoint.check_writable(job.out)
+    checkpoint.check_shared(job.out)
+    file = job.out / "config.json"
+    if file.exists():
+        said = config.difference(config.loads(file.read_text(), str(file)), job.saved)
+        if said:
+            raise ValueError(f"{job.out} holds another run: {said}; take another --out or the old value")
+    return job
