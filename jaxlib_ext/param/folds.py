@@ -200,8 +200,9 @@ def matmul_size(decl: Tree) -> float:
 
 
 def decayed(decl: Tree) -> Tree:
-    """Weight-decay mask: True for matrices, heads and convolution taps."""
-    return fold(lambda _, p: p.trained and p.kind in DECAYED, decl)
+    """Weight-decay mask: True for matrices, heads and convolution taps, None for what no optimizer sees, so that its
+    structure is that of the trained half of `split`."""
+    return fold(lambda _, p: p.kind in DECAYED if p.trained else None, decl)
 
 
 def blocks(decl: Tree, by: str = "neuron") -> Tree:

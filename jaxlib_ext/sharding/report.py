@@ -1,4 +1,4 @@
-"""What lies where: the sharding of every declared parameter, as a table, as a check and as `NamedSharding`s."""
+"""What lies where: the sharding of every declared parameter, as `NamedSharding`s, a check and a table."""
 
 import math
 from collections.abc import Mapping
@@ -9,25 +9,30 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .. import param
-from .rules import RULES, Mesh, sizes, spec
+from .mesh import AnyMesh, sizes, write_mesh
+from .rules import RULES, spec
 
 Tree = Any
 
 
 def shardings(decl: Tree, mesh: jax.sharding.Mesh, rules: Mapping = RULES) -> Tree:
     """A `NamedSharding` for each leaf of the declaration."""
-    return jax.tree.map(lambda p: NamedSharding(mesh, p), param.specs(decl, rules, sizes(mesh)), is_leaf=_is_spec)
+    return jax.tree.map(
+        lambda p: NamedSharding(mesh, p), param.specs(decl, rules, sizes(mesh)), is_leaf=_is_spec
+    )
 
 
-def batch_sharding(mesh: jax.sharding.Mesh, rules: Mapping = RULES, batch: int = 0, time: int = 0) -> NamedSharding:
+def batch_sharding(
+    mesh: jax.sharding.Mesh, rules: Mapping = RULES, batch: int = 0, time: int = 0
+) -> NamedSharding:
     """The `NamedSharding` of tokens [batch, time]; with the sizes, also checks that they divide."""
     return NamedSharding(mesh, spec("batch time", (batch, time), sizes(mesh), rules))
 
 
-def check(decl: Tree, mesh: Mesh, rules: Mapping = RULES) -> None:
-    """Raises ValueError for an axis without a row, a size that does not divide, and a mesh axis that shards nothing.
+def check(decl: Tree, mesh: AnyMesh, rules: Mapping = RULES) -> None:
+    """Raises ValueError, naming it, for a mesh axis of size > 1 that shards nothing.
 
-    A mesh axis of size 1 may be idle.
+    So does an axis without a row, and a size that does not divide.
     """
     specs = jax.tree.leaves(param.specs(decl, rules, sizes(mesh)), is_leaf=_is_spec)
     used = {axis for p in (*specs, spec("batch time", (0, 0), sizes(mesh), rules)) for axis in _axes(p)}
@@ -36,14 +41,14 @@ def check(decl: Tree, mesh: Mesh, rules: Mapping = RULES) -> None:
             raise ValueError(f"mesh axis {name}={size} shards nothing: no parameter and not the batch")
 
 
-def report(decl: Tree, mesh: Mesh, rules: Mapping = RULES) -> str:
-    """A table: parameter, shape, spec, bytes per device; then the totals and the share that every device holds.
+def report(decl: Tree, mesh: AnyMesh, rules: Mapping = RULES) -> str:
+    """A table: parameter, shape, spec, bytes per device; then the totals and the share that is replicated.
 
     >>> mesh = jax.sharding.AbstractMesh((4, 2), ("fsdp", "tensor"))
     >>> print(report(dict(up=param.matrix(dict(embed=8), dict(ff=16)), norm=param.gain(embed=8)), mesh))
-    parameter shape            spec         bytes per device
-    norm      embed=8          replicated                 32
-    up        embed=8 ff=16    fsdp, tensor               64
+    parameter shape         spec         bytes per device
+    norm      embed=8       replicated                 32
+    up        embed=8 ff=16 fsdp, tensor               64
     total     544 bytes, 96 per device on fsdp=4,tensor=2; 5.9% replicated
     """
     mesh_sizes = sizes(mesh)
@@ -59,9 +64,10 @@ def report(decl: Tree, mesh: Mesh, rules: Mapping = RULES) -> str:
         rows.append((path, shape, _text(p_spec), f"{part:,}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{a:<{widths[0]}} {b:<{widths[1]}} {c:<{widths[2]}} {d:>{widths[3]}}" for a, b, c, d in rows]
-    over = ",".join(f"{name}={size}" for name, size in mesh_sizes.items())
     share = f"{100 * replicated / max(total, 1):.1f}% replicated"
-    lines.append(f"{'total':<{widths[0]}} {total:,} bytes, {here:,} per device on {over}; {share}")
+    lines.append(
+        f"{'total':<{widths[0]}} {total:,} bytes, {here:,} per device on {write_mesh(mesh_sizes)}; {share}"
+    )
     return "\n".join(lines)
 
 

@@ -7,23 +7,24 @@
 (None, ('tensor',), False)
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
 from jax.sharding import PartitionSpec
 
 from .. import param
-from .mesh import known
+from .mesh import AnyMesh, known, sizes
 
 Row = str | tuple[str, str]  # axis, or (kind, axis), which wins
 Value = str | tuple[str, ...] | None
 
 
 class Rules(Mapping[Row, Value]):
-    """A frozen, hashable mapping: axis, or (kind, axis), -> mesh axes, or None for replicated. `rules | {...}` extends.
+    """A frozen, hashable mapping: axis, or (kind, axis), -> mesh axes, or None for replicated.
 
-    A mesh axis is spent once an array, leftmost name first, and a mesh that lacks an axis passes it over.
+    `rules | {...}` extends it. A mesh axis is spent once an array, leftmost name first; an axis that the mesh
+    lacks is passed over. Raises ValueError for an unknown kind or mesh axis.
     """
 
     __slots__ = ("_hash", "_rows")
@@ -32,7 +33,9 @@ class Rules(Mapping[Row, Value]):
         table = {}
         for row, value in rows.items():
             if isinstance(row, tuple) and (len(row) != 2 or row[0] not in param.KINDS):
-                raise ValueError(f"a row is an axis or (kind, axis), not {row!r}; kinds are {', '.join(param.KINDS)}")
+                raise ValueError(
+                    f"a row is an axis or (kind, axis), not {row!r}; kinds are {', '.join(param.KINDS)}"
+                )
             axes = (value,) if isinstance(value, str) else tuple(value or ())
             table[row] = tuple(known(axis) for axis in axes) or None
         self._rows, self._hash = table, hash(frozenset(table.items()))
@@ -63,11 +66,11 @@ RULES = Rules(
         "time": "sequence",
         "context": None,  # every token reads all of the memory
         "slot": None,  # a step reads all of the cache
-        # Matrices: the stream's width is what is stored in parts, the widths within a block are computed in parts.
+        # Matrices are stored in parts along the stream's width, and computed in parts along a block's own.
         "embed": "fsdp",
         "heads": "tensor",
         "kv_heads": "tensor",
-        "group": "tensor",  # where kv_heads is replicated, query heads that share one key head can still be split
+        "group": "tensor",  # kv_heads takes tensor first; with kv_heads: None, query heads are still split
         "ff": "tensor",
         "inner": "tensor",
         "vocab": "tensor",
@@ -95,11 +98,11 @@ RULES = Rules(
 def spec(names: str, shape: tuple[int, ...], mesh: Mapping[str, int], rules: Mapping) -> PartitionSpec:
     """The spec of an array of activations.
 
-    names: one axis name a dimension, "batch time embed". mesh: mesh axis -> size. Raises ValueError, with the names,
-    where they do not fit the shape, have no row, or a size does not divide over its mesh axes.
+    names: one axis name a dimension, "batch time embed". mesh: mesh axis -> size. Raises ValueError, with the
+    names, where they do not fit the shape, have no row, or a size does not divide over its mesh axes.
 
-    >>> spec("batch time embed", (8, 16, 32), dict(fsdp=4, tensor=2), RULES)
-    PartitionSpec('fsdp',)
+    >>> tuple(spec("batch time ff", (8, 16, 32), dict(fsdp=4, tensor=2), RULES))
+    ('fsdp', None, 'tensor')
     """
     axes = tuple(names.split())
     if len(axes) != len(shape):
@@ -114,9 +117,12 @@ def _plain(rules: Mapping) -> dict[Any, Any]:
     return {row: value for row, value in rules.items() if isinstance(row, str)}
 
 
-def sizes(mesh: Any) -> dict[str, int]:
-    """Mesh axis -> size, of a `jax.sharding.Mesh` or `AbstractMesh`."""
-    return {str(name): int(size) for name, size in mesh.shape.items()}
+def ways(axis: str, mesh: Mapping[str, int] | AnyMesh, rules: Mapping = RULES) -> int:
+    """Into how many parts the rules cut this axis on the mesh.
 
-
-Mesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
+    >>> ways("batch", dict(data=2, fsdp=4, tensor=8))
+    8
+    """
+    axes = rules.get(axis) or ()
+    there = mesh if isinstance(mesh, Mapping) else sizes(mesh)
+    return math.prod(there.get(name, 1) for name in ((axes,) if isinstance(axes, str) else axes))

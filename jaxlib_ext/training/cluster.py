@@ -59,7 +59,9 @@ def detect(env: Mapping[str, str]) -> str | None:
     # An sbatch script that runs python without srun has no step, and is one process.
     if env.get("SLURM_JOB_ID") and env.get("SLURM_STEP_NODELIST") and int(env.get("SLURM_NTASKS") or 1) > 1:
         return "SLURM"
-    if (jax.config.jax_platforms or "").startswith("tpu"):  # jax sets it on a TPU machine unless told otherwise
+    # jax sets its platforms to "tpu,cpu" on a TPU machine, unless told otherwise.
+    platforms = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
+    if platforms.startswith("tpu"):
         hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES")
         several = hosts is None or "," in hosts or int(env.get("MEGASCALE_NUM_SLICES") or 1) > 1
         return "TPU" if several else None
@@ -73,8 +75,8 @@ def detect(env: Mapping[str, str]) -> str | None:
 def slurm_devices(env: Mapping[str, str]) -> list[int] | None:
     """GPUs of this process under SLURM; None leaves it to jax, which gives task i of a node GPU i.
 
-    That suits one task a GPU where each sees all GPUs of the node. It would leave 7 of 8 GPUs idle with one task a
-    node, and would ask for a GPU that is not there where SLURM shows each task its own GPU only.
+    That suits one task a GPU where each sees all GPUs of the node. It would leave 7 of 8 GPUs idle with one
+    task a node, and would ask for a GPU that is not there where SLURM shows each task its own GPU only.
 
     >>> slurm_devices({"SLURM_STEP_TASKS_PER_NODE": "1(x4)", "CUDA_VISIBLE_DEVICES": "0,1,2,3"})
     [0, 1, 2, 3]

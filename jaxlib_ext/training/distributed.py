@@ -46,17 +46,17 @@ def start(
     timeout: float = 300,
     silence: float = SILENCE,
 ) -> None:
-    """Joins the processes of this run. Does nothing where there is one process. Call it before any other use of jax.
+    """Joins the processes of this run; does nothing where there is one. Call it before any other use of jax.
 
-    coordinator: host:port of process 0. It and the other two may come from the environment: JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES, JAX_PROCESS_ID. Under SLURM, on TPU pods, on Kubernetes (with the `kubernetes` package) and
-    under Open MPI jax finds what is not said.
+    coordinator: host:port of process 0. It and the other two may come from the environment:
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID. Under SLURM, on TPU pods, on Kubernetes (with
+    the `kubernetes` package) and under Open MPI jax finds what is not said.
     timeout: seconds to wait for the others.
     silence: seconds without a sign of life after which a process counts as dead.
 
-    Raises ValueError for an incomplete or impossible description or a port that is taken, TimeoutError where process 0
-    does not answer. If another process does not arrive in time, this one prints a line and exits with status 1: the
-    alternative is the abort in jax's C++ client.
+    Raises ValueError for an incomplete or impossible description or a port that is taken, TimeoutError where
+    process 0 does not answer. If another process does not arrive in time, this one prints a line and exits
+    with status 1: the alternative is the abort in jax's C++ client.
     """
     global _watch
     if _watch is not None:
@@ -81,7 +81,9 @@ def _join(place: cluster.Place, where: str, timeout: float, silence: float) -> N
         try:
             socket.create_server(("", place.port)).close()
         except OSError as error:
-            raise ValueError(f"process 0 cannot listen on port {place.port}: {os.strerror(error.errno or 0)}") from None
+            raise ValueError(
+                f"process 0 cannot listen on port {place.port}: {os.strerror(error.errno or 0)}"
+            ) from None
     elif place.host and place.process_id:
         probe = watch.reach([place.host], place.port, timeout)
         if probe is None:
@@ -107,7 +109,9 @@ def _join(place: cluster.Place, where: str, timeout: float, silence: float) -> N
         )
     except ValueError as error:
         variables = ", ".join(cluster.VARIABLES)
-        raise ValueError(f"cannot join the run by {where}: {error} Setting {variables} always works.") from None
+        raise ValueError(
+            f"cannot join the run by {where}: {error} Setting {variables} always works."
+        ) from None
     finally:
         timer.cancel()
 
@@ -131,7 +135,7 @@ def _meet(host: str | None, silence: float) -> watch.Watch | None:
         if hub is None:
             seconds = int(silence) + BACKSTOP
             log.warning(
-                "process %d cannot reach port %d of process 0 on %s: a process that dies will be noticed after %d s",
+                "process %d cannot reach port %d of process 0 on %s: a dead process is noticed after %d s",
                 process, facts["port"], facts["host"], seconds,
             )  # fmt: skip
             return None
@@ -154,7 +158,7 @@ def is_lead() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has come to the barrier of this name; raises if they came to different ones."""
+    """Returns when every process has come to the barrier of this name; raises if the names differ."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -165,10 +169,11 @@ def barrier(name: str) -> None:
 def guard() -> Iterator[None]:
     """Around everything that a process does after `start`: no process outlives another, and none hangs.
 
-    Left normally or by SystemExit(0), it waits for the other processes and takes leave. Left by an exception, it
-    prints that (nothing for a SystemExit, whose raiser has printed), tells the other processes why, and ends this one
-    with the status of the SystemExit, or 1. The others print one line with the reason and exit with status 1. A
-    normal exit of Python would wait for them in jax's shutdown barrier while they wait for this one in a collective.
+    Left normally or by SystemExit(0), it waits for the other processes and takes leave. Left by an exception,
+    it prints that (nothing for a SystemExit, whose raiser has printed), tells the other processes why, and
+    ends this one with the status of the SystemExit, or 1. The others print one line with the reason and exit
+    with the same status. A normal exit of Python would wait for them in jax's shutdown barrier while they
+    wait for this one in a collective.
 
     In a run of one process it does nothing.
     """
@@ -211,7 +216,7 @@ def _give_up(error: BaseException) -> None:
         traceback.print_exception(error)
         reason = f"failed: {type(error).__name__}: {error}".splitlines()[0][:300]
     if _watch is not None:
-        _watch.fail(f"process {jax.process_index()} on {socket.gethostname()} {reason}")
+        _watch.fail(code, f"process {jax.process_index()} on {socket.gethostname()} {reason}")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -220,9 +225,9 @@ def _give_up(error: BaseException) -> None:
 class Preemption:
     """Makes SIGTERM mean "save and stop", at the same step in every process, whichever of them was sent it.
 
-    Within one process a signal handler for as long as the context is open (the main thread only: Python handles
-    signals there). With several, jax's coordination service, which listens from `start` on: the processes agree on the
-    first step that none of them has begun.
+    Within one process a signal handler for as long as the context is open (the main thread only: Python
+    handles signals there). With several, jax's coordination service, which listens from `start` on: the
+    processes agree on the first step that none of them has begun.
     """
 
     def __init__(self):
@@ -242,7 +247,7 @@ class Preemption:
         self._asked = True
 
     def due(self, step: int) -> bool:
-        """True when the state after this step is to be saved and the run left. Every process asks after every step."""
+        """True when the state after this step is to be saved and the run left. All ask after every step."""
         if not jax.distributed.is_initialized():
             return self._asked
         from jax.experimental import multihost_utils

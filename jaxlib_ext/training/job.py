@@ -11,7 +11,7 @@ from .. import param, sharding
 from ..models.config import build
 from ..models.lm import LM
 from ..optim import make_optimizer, make_schedule
-from . import checkpoint, config, data, losses
+from . import config, data, losses, storage
 from .config import RunConfig
 from .step import Step, make_step
 
@@ -53,7 +53,7 @@ def loss_of(c: RunConfig):
 def step_of(c: RunConfig, model: LM, mesh: jax.sharding.Mesh | None) -> tuple[Step, object]:
     """The training step and the schedule inside it."""
     schedule = make_schedule(c.schedule, c.learning_rate, c.steps, round(c.warmup * c.steps))
-    tx = make_optimizer(c.optimizer, schedule, param.split(model.decl(), param.decayed(model.decl()))[0])
+    tx = make_optimizer(c.optimizer, schedule, param.decayed(model.decl()))
     step = make_step(model, tx, loss_of(c), mesh, accumulate=c.accumulate, clip=c.clip, ema=c.ema)
     return step, schedule
 
@@ -74,8 +74,8 @@ def prepare(c: RunConfig) -> Job:
     if (c.batch // c.accumulate) % ways:
         raise ValueError(f"a microbatch of {c.batch // c.accumulate} sequences does not divide over {ways} data shards")
     job = Job(c, model, step, schedule, mesh, batches, held_out)
-    checkpoint.check_writable(job.out)
-    checkpoint.check_shared(job.out)
+    storage.check_writable(job.out)
+    storage.check_shared(job.out)
     file = job.out / "config.json"
     if file.exists():
         said = config.difference(config.loads(file.read_text(), str(file)), job.saved)

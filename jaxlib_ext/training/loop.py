@@ -17,9 +17,10 @@ from .. import param, sharding
 from . import config, data, distributed, hardware, losses
 from .checkpoint import Checkpoints
 from .job import Job
-from .metrics import MetricsFile, TensorBoard
+from .metrics import MetricsFile, TensorBoard, read
 from .progress import Progress
 from .state import State
+from .storage import replace_text
 
 Row = dict[str, Any]
 
@@ -74,7 +75,10 @@ class Log:
         peak = hardware.peak_flops()[0] * jax.device_count()
         tokens = job.config.batch * job.config.time
         self.progress = Progress(job.config.steps, tokens=tokens, flops=job.flops, peak=peak, start=begin, silent=not lead)
-        self.last: Row = {}
+        self.last: Row = {}  # newest value of every column; those of a run that goes on come from its file
+        if lead and begin:
+            for row in read(job.out / "metrics.jsonl"):
+                self.last |= row
 
     def write(self, row: Row) -> None:
         self.last |= row
@@ -113,7 +117,7 @@ class Loop:
         self.state: State = job.step.init(jax.random.key(job.config.seed)) if found is None else found[1]
         self.done = 0 if found is None else found[0]
         if found is None and distributed.is_lead():
-            (job.out / "config.json").write_text(config.dumps(job.saved))
+            replace_text(job.out / "config.json", config.dumps(job.saved))
         self.log = Log(job, self.done)
         self.evaluate = evaluator(job)
         self.pending: tuple[int, Any] | None = None

@@ -22,7 +22,7 @@ class State:
     params: Tree  # everything declared, buffers included
     opt: Tree
     ema: Tree  # float32 running average of the trained parameters, {} if none is kept
-    key: Array  # of the run; a step's randomness is this folded with the step
+    key: Array  # data of the run's key, uint32; a step's randomness is that key folded with the step
 
 
 def create(decl: Tree, tx: optax.GradientTransformation, key: Array, ema: bool) -> State:
@@ -31,7 +31,7 @@ def create(decl: Tree, tx: optax.GradientTransformation, key: Array, ema: bool) 
     trained, _ = param.split(decl, params)
     return State(
         step=jnp.int32(0), params=params, opt=tx.init(trained),
-        ema=jax.tree.map(lambda v: v.astype(jnp.float32), trained) if ema else {}, key=jax.random.fold_in(key, 1),
+        ema=jax.tree.map(lambda v: v.astype(jnp.float32), trained) if ema else {}, key=jax.random.key_data(jax.random.fold_in(key, 1)),
     )  # fmt: skip
 
 

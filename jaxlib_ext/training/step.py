@@ -121,7 +121,7 @@ class Step:
         return loss._replace(buffers=jax.tree.map(lambda b: jnp.mean(b, 0), buffers)), grads
 
     def _update(self, state: State, batch: dict[str, Array]) -> tuple[State, dict[str, Array]]:
-        loss, grads = self._accumulated(state, batch, jax.random.fold_in(state.key, state.step))
+        loss, grads = self._accumulated(state, batch, jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
         grads = jax.tree.map(lambda g: g / loss.weight.astype(g.dtype), grads)
         norm = global_norm(grads)
         if self.clip is not None:

@@ -1,20 +1,24 @@
 """Notices within a moment that another process of the run has died, and says which one.
 
-Left alone, jax notices a dead process after its heartbeat timeout (100 s) and then aborts every other one with a C++
-stack trace. Until then they sit in a collective that never ends. Here each process holds one TCP connection to
-process 0. The kernel closes it when a process dies, however it dies; a machine that vanishes stops sending beats.
-Process 0 tells all others, and everybody prints the same line and exits with status 1.
+Left alone, jax notices a dead process after its heartbeat timeout (100 s) and then aborts every other one
+with a C++ stack trace. Until then they sit in a collective that never ends. Here each process holds one TCP
+connection to process 0. The kernel closes it when a process dies, however it dies; a machine that vanishes
+stops sending beats. Process 0 tells all others, and everybody prints the same line and exits with status 1.
 
-Messages are lines of text: `hello <token> <process> <host>`, `beat`, `bye` (a clean end), `fail <text>` (to process 0)
-and `end <text>` (from process 0). Nothing of it touches the accelerator or the training loop.
+Messages are lines of text: `hello <token> <process> <host>`, `beat`, `bye` (a clean end) and `end <status>
+<text>` (this process gives up; exit with that status and say why). Nothing of it touches the accelerator or
+the loop.
 """
 
 import dataclasses
+import logging
 import os
 import selectors
 import socket
 import threading
 import time
+
+log = logging.getLogger(__name__)
 
 DRAIN = 2.0  # seconds that process 0 waits for the others to read the last message
 REACH = 30.0  # seconds to try to reach process 0
@@ -61,21 +65,30 @@ def reach(hosts: list[str], port: int, seconds: float = REACH) -> socket.socket 
 class Watch:
     """One background thread that beats, listens and ends this process when another one is dead.
 
-    server: the listening socket of process 0, or None elsewhere. hub: the connection to process 0, or None there.
+    server: the listening socket, in process 0 only. hub: the connection to process 0, in the others only.
     silence: seconds without a message after which a process counts as dead.
     """
 
-    def __init__(self, process: int, token: str, silence: float, server=None, hub=None, hub_host: str = ""):
+    def __init__(
+        self,
+        process: int,
+        token: str,
+        silence: float,
+        server: socket.socket | None = None,
+        hub: socket.socket | None = None,
+        hub_host: str = "",
+    ):
         self.process, self.host, self.token, self.silence = process, socket.gethostname(), token, silence
-        self.server, self.peers, self.quiet, self.stop = server, {}, False, False
+        self.server, self.quiet, self.stop = server, False, False
+        self.peers: dict[socket.socket, Peer] = {}
         self.selector = selectors.DefaultSelector()
         if server is not None:
             server.setblocking(False)
-            self.selector.register(server, selectors.EVENT_READ)
+            self.selector.register(server, selectors.EVENT_READ, server)
         if hub is not None:
             self._add(hub, Peer(0, hub_host, time.monotonic()))
             self._send(f"hello {token} {process} {self.host}")
-        # A forked child (a data worker) would otherwise hold the connections open after this process has died.
+        # A forked child (a data worker) would otherwise keep the connections open when this process dies.
         os.register_at_fork(after_in_child=self._close)
         self.thread = threading.Thread(target=self._run, name="jaxlib_ext.watch", daemon=True)
         self.thread.start()
@@ -88,24 +101,25 @@ class Watch:
         self.thread.join()
         self._close()
 
-    def fail(self, text: str) -> None:
-        """Tells all others that this process gives up and why; they exit. The caller exits next."""
+    def fail(self, status: int, text: str) -> None:
+        """Tells all others that this process gives up and why; they exit with that status."""
         self.quiet = True
-        self._send(f"end {text}" if self.server is not None else f"fail {text}")
+        self._send(f"end {status} {text}")
         end = time.monotonic() + DRAIN
-        while self.peers and time.monotonic() < end:  # the thread drops a peer when it closes its end
-            time.sleep(0.02)
+        # Process 0 answers and goes last, as its end makes the clients of jax complain.
+        while not all(peer.left for peer in list(self.peers.values())) and time.monotonic() < end:
+            time.sleep(0.01)
 
     def _add(self, connection: socket.socket, peer: Peer) -> None:
         connection.settimeout(DRAIN)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peers[connection] = peer
-        self.selector.register(connection, selectors.EVENT_READ)
+        self.selector.register(connection, selectors.EVENT_READ, connection)
 
     def _drop(self, connection: socket.socket) -> None:
-        self.selector.unregister(connection)
-        self.peers.pop(connection, None)
-        connection.close()
+        if self.peers.pop(connection, None) is not None:
+            self.selector.unregister(connection)
+            connection.close()
 
     def _close(self) -> None:
         for connection in [*self.peers, *([self.server] if self.server else [])]:
@@ -119,6 +133,12 @@ class Watch:
                 continue
 
     def _run(self) -> None:
+        try:
+            self._watch()
+        except (OSError, ValueError) as error:
+            log.warning("process %d no longer watches the others: %s", self.process, error)
+
+    def _watch(self) -> None:
         beat = min(self.silence / 6, 5.0)
         due = 0.0
         while not self.stop:
@@ -133,10 +153,11 @@ class Watch:
 
     def _read(self, seconds: float) -> None:
         for key, _ in self.selector.select(seconds):
-            if key.fileobj is self.server:
-                self._add(self.server.accept()[0], Peer(None, "", time.monotonic()))
+            connection: socket.socket = key.data
+            if connection is self.server:
+                self._add(connection.accept()[0], Peer(None, "", time.monotonic()))
                 continue
-            connection, peer = key.fileobj, self.peers[key.fileobj]
+            peer = self.peers[connection]
             try:
                 data = connection.recv(4096)
             except OSError:
@@ -160,24 +181,25 @@ class Watch:
             self._drop(connection)
         elif word == "bye":
             peer.left = True
-        elif word in ("fail", "end"):
+        elif word == "end":
             peer.left = True
-            self._end(text)
+            status, _, reason = text.partition(" ")
+            self._end(int(status), reason)
 
     def _lost(self, connection: socket.socket, peer: Peer, how: str) -> None:
         self._drop(connection)
         if peer.process is not None and not peer.left:
-            self._end(f"{peer} {how}")
+            self._end(1, f"{peer} {how}")
 
-    def _end(self, text: str) -> None:
+    def _end(self, status: int, text: str) -> None:
         if self.quiet:
             return
         self.quiet = True
         # One write, straight to the descriptor: the other threads may hold Python's stream, or be aborting.
         os.write(2, f"process {self.process} on {self.host} stops: {text}\n".encode())
         if self.server is not None:
-            self._send(f"end {text}")
+            self._send(f"end {status} {text}")
             end = time.monotonic() + DRAIN
-            while not all(peer.left for peer in self.peers.values()) and time.monotonic() < end:
+            while self.peers and time.monotonic() < end:
                 self._read(0.1)
-        os._exit(1)  # a normal exit would wait for the dead process in jax's shutdown barrier
+        os._exit(status)  # a normal exit would wait for the dead process in jax's shutdown barrier

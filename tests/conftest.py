@@ -1,0 +1,25 @@
+"""Settings of every test, made when pytest loads this file and before jax has a backend.
+
+Eight host devices stand for a node, arrays of different rank never meet unseen, and compiled programs are
+kept between runs in `.cache/jax` of the checkout: compiling is most of what the tests cost.
+"""
+
+import pathlib
+
+import jax
+
+CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
+
+jax.config.update("jax_num_cpu_devices", 8)  # raises if jax has been used already
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def pytest_configure(config):
+    # Two test runs at once may read an entry that the other is still writing. jax then compiles, so nothing
+    # is lost.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning"
+    )
