@@ -16,9 +16,14 @@ import dataclasses
 import io
 import json
 import logging
-import math
+import os
+import pathlib
+import signal
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -29,7 +34,7 @@ from jaxlib_ext import param, scaling
 from jaxlib_ext.models.config import ModelConfig
 from jaxlib_ext.training import config, distributed, hardware, job, loop
 from jaxlib_ext.training.progress import human_count, human_time
-from jaxlib_ext.training.storage import replace_text
+from jaxlib_ext.training.storage import is_local, replace_text
 
 LAPTOP = "32:0.5m*2,1m*2,2m*2,4m; 64:0.5m*2,1m*2,2m*2; 96:0.5m,1m,2m; 128:2m"
 COLUMNS = (
@@ -46,8 +51,9 @@ class Ladder:
     """Folder for the runs and the results; local or gs://."""
     design: str = LAPTOP
     """width:tokens*seeds, ...; width: ... with k, m, b for thousand, million, billion tokens."""
-    mixer: str = "attention"
-    """Token mixers of the pattern, comma-separated; package.module:Name is a mixer of your own."""
+    mixer: str = "attention(heads=2)"
+    """Token mixers of the pattern, comma-separated; package.module:Name is a mixer of your own. Give what must not
+    jump between widths, such as the number of heads or their size."""
     channel: str = "glu"
     depth: int = 2
     position: str = "rope"
@@ -64,12 +70,10 @@ class Ladder:
     eval_windows: int = 256
     only: str = ""
     """"k/n": the k-th of every n runs, counted from 1."""
-
-    def __post_init__(self):
-        if self.only:
-            k, slash, n = self.only.partition("/")
-            if not (slash and k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-                raise ValueError(f'only is "k/n" with 1 <= k <= n, not {self.only!r}')
+    jobs: int = 0
+    """Runs at once on this machine, each in a process of its own; 0: one a core on CPU, one elsewhere."""
+    run: str = ""
+    """Trains the run of that name and stops there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +98,11 @@ def parse_tokens(text: str) -> int:
 
 
 def rungs(ladder: Ladder) -> list[Rung]:
-    """All runs of the design, cheapest first, so that much is known early."""
+    """All runs of the design, cheapest first, so that much is known early. Raises ValueError for what cannot be read."""
+    if ladder.only:
+        k, slash, n = ladder.only.partition("/")
+        if not (slash and k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+            raise ValueError(f'only is "k/n" with 1 <= k <= n, not {ladder.only!r}')
     out = []
     for part in filter(str.strip, ladder.design.split(";")):
         width, colon, budgets = (s.strip() for s in part.partition(":"))
@@ -132,16 +140,16 @@ def result_file(ladder: Ladder, rung: Rung) -> epath.Path:
 def train(ladder: Ladder, rung: Rung) -> dict | None:
     """One run, or the rest of it; None if it was told to stop before its end."""
     ready = job.prepare(run_config(ladder, rung))
-    ended = loop.run(ready)
-    if ended.preempted and ended.step < ready.config.steps:
+    result = loop.run(ready)
+    if result.preempted and result.step < ready.config.steps:
         return None
     n = param.matmul_size(ready.step.decl)
     tokens = ready.config.steps * ladder.batch * ladder.time
     row = dict(
         mixer=ladder.mixer, width=rung.width, depth=ladder.depth, tokens=tokens, seed=rung.seed, parameters=round(n),
-        flops=6 * n * tokens, eval_loss=ended.eval_loss, train_loss=ended.train_loss, steps=ready.config.steps,
+        flops=6 * n * tokens, eval_loss=result.eval_loss, train_loss=result.train_loss, steps=ready.config.steps,
         batch=ladder.batch, time=ladder.time, learning_rate=ready.config.learning_rate,
-        data_sha256=ready.saved.data.get("sha256", ""), time_seconds=round(ended.seconds, 2),
+        data_sha256=ready.saved.data.get("sha256", ""), time_seconds=round(result.seconds, 2),
     )  # fmt: skip
     if distributed.is_lead():
         replace_text(result_file(ladder, rung), json.dumps(row) + "\n")
@@ -167,34 +175,90 @@ def expected(ladder: Ladder, todo: list[Rung]) -> float:
     seconds = 0.0
     for rung in todo:
         c = run_config(ladder, rung)
-        n = 12 * ladder.depth * rung.width**2
-        seconds += 3 + c.steps * (1e-3 + 6 * n * c.batch * c.time / max(0.1 * peak, 1.0))
+        n = 12 * ladder.depth * rung.width * (rung.width + 64)
+        seconds += 4 + c.steps * (1e-3 + 6 * n * c.batch * c.time / max(0.12 * peak, 1.0))
     return seconds
+
+
+def jobs_of(ladder: Ladder) -> int:
+    alone = jax.process_count() == 1 and jax.default_backend() == "cpu" and not ladder.mesh
+    return ladder.jobs or (os.cpu_count() or 1 if alone else 1)
 
 
 def climb(ladder: Ladder, design: list[Rung]) -> bool:
     """Trains what is missing; True if everything that was asked for has ended."""
-    mine = design
+    mine = [r for r in design if ladder.run in ("", r.name)]
     if ladder.only:
         k, n = map(int, ladder.only.split("/"))
-        mine = design[k - 1 :: n]
+        mine = mine[k - 1 :: n]
     todo = [r for r in mine if not result_file(ladder, r).exists()]
-    lead = distributed.is_lead()
-    if lead:
-        print(f"{len(design)} runs, {len(todo)} to do here, about {human_time(expected(ladder, todo))}", flush=True)
-    begin, work = time.perf_counter(), [r.width**2 * r.tokens for r in todo]
-    for i, rung in enumerate(todo):
-        row = train(ladder, rung)
-        if row is None:
+    jobs = min(jobs_of(ladder), max(len(todo), 1))
+    if distributed.is_lead():
+        seconds = human_time(expected(ladder, todo) / jobs)
+        print(f"{len(design)} runs, {len(todo)} to do here, {jobs} at a time, about {seconds}", flush=True)
+    begin, total, done = time.perf_counter(), sum(map(effort, todo)), 0.0
+    for i, rung in enumerate(ended(ladder, todo, jobs)):
+        if rung is None:
             return False
-        spent = time.perf_counter() - begin
-        left = spent / sum(work[: i + 1]) * sum(work[i + 1 :])
-        if lead:
+        done += effort(rung)
+        left = (time.perf_counter() - begin) / done * (total - done)
+        row = json.loads(result_file(ladder, rung).read_text())
+        if distributed.is_lead():
             print(
-                f"{i + 1:3d}/{len(todo)}  width {rung.width:4d}  {human_count(row['tokens'])} tokens  "
-                f"loss {row['eval_loss']:.4f}  {row['time_seconds']:.1f} s  at most {human_time(left)} left", flush=True,
+                f"{i + 1:3d}/{len(todo)}  width {rung.width:4d}  {human_count(row['tokens']):>5} tokens  "
+                f"loss {row['eval_loss']:.4f}  {row['time_seconds']:6.1f} s  about {human_time(left)} left", flush=True,
             )  # fmt: skip
     return True
+
+
+def effort(rung: Rung) -> float:
+    """Time of a run against another's: at small widths a step's time grows with the width, not with its square."""
+    return rung.tokens * rung.width * (rung.width + 128)
+
+
+def ended(ladder: Ladder, todo: list[Rung], jobs: int) -> Iterator[Rung | None]:
+    """Trains the runs and yields each as it ends; None and no more when one was told to stop before its end."""
+    if jobs == 1:
+        for rung in todo:
+            yield rung if train(ladder, rung) else None
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes below are told to save and stop
+    queue, running = sorted(todo, key=effort), {}
+    try:
+        while queue or running:
+            while queue and len(running) < jobs:
+                rung = queue.pop()
+                running[rung] = start(ladder, rung)
+            time.sleep(0.05)
+            for rung in [r for r, process in running.items() if process.poll() is not None]:
+                if running.pop(rung).returncode:
+                    raise OSError(f"run {rung.name} failed: {last_line(log_file(ladder, rung))}")
+                yield rung if result_file(ladder, rung).exists() else None
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def log_file(ladder: Ladder, rung: Rung) -> pathlib.Path:
+    folder = pathlib.Path(ladder.out) if is_local(ladder.out) else pathlib.Path(tempfile.gettempdir())
+    return folder / "runs" / f"{rung.name}.log"
+
+
+def start(ladder: Ladder, rung: Rung) -> subprocess.Popen:
+    """One run in a process of its own, with one thread for its matrix products."""
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    log_file(ladder, rung).parent.mkdir(parents=True, exist_ok=True)
+    words = [sys.executable, __file__, *sys.argv[1:], "--run", rung.name, "--jobs", "1"]
+    with log_file(ladder, rung).open("w") as log:
+        return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | {"XLA_FLAGS": flags})
+
+
+def last_line(file: pathlib.Path) -> str:
+    lines = file.read_text().strip().splitlines() or ["nothing was said"]
+    said = [line for line in lines if line.startswith("error: ")]
+    return (said or lines)[-1].removeprefix("error: ")
 
 
 def fitted(rows: list[dict]) -> tuple[scaling.Fit, scaling.Draws, scaling.Data, list[dict]]:
@@ -299,6 +363,8 @@ def main() -> int:
 def whole(ladder: Ladder, design: list[Rung]) -> int:
     """From the checks to the conclusion; the exit status."""
     try:
+        if ladder.run and ladder.run not in {r.name for r in design}:
+            raise ValueError(f"the design has no run {ladder.run!r}")
         job.prepare(run_config(ladder, design[0]))  # what is wrong for all is said before the first run
         if len({(r.width, r.tokens) for r in design}) < 7:
             raise ValueError(f"design: {len(design)} runs are too few for a law of 5 parameters and a held-out run")
@@ -308,9 +374,11 @@ def whole(ladder: Ladder, design: list[Rung]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        ended = climb(ladder, design)
+        complete = climb(ladder, design)
+        if ladder.run:
+            return 0
         rows = collect(ladder, design)
-        if not ended or len(rows) < len(design):
+        if not complete or len(rows) < len(design):
             if distributed.is_lead():
                 print(f"{len(rows)} of {len(design)} runs have ended; the law is fitted when all have")
             return 0

@@ -38,7 +38,7 @@ class Buffer(nnx.Variable):
 
 
 def _function(method: Any, function: str | None) -> str:
-    """The function to run: the named one, else apply (channel mixers, norms, models) or scan (token mixers)."""
+    """The function to run: the named one, else apply (channel mixers, norms, models) or scan (mixers)."""
     cls = type(method).__name__
     name = function or next((f for f in ("apply", "scan") if hasattr(method, f)), None)
     if name is None:
@@ -126,9 +126,10 @@ def _rebox(old: Tree, new: Tree) -> Tree:
 def to_linen(method: Any, function: str | None = None) -> LinenMethod:
     """A linen module whose `__call__(*args)` is `method.<function>(params, *args)`.
 
-    function: apply or, for token mixers, scan unless given ("step", "hidden", ...); modules of one method have
-    the same variables. Parameters are drawn by the declaration and boxed with their axis names; plain ones, as
-    `params_of` returns them, serve as well: `module.apply({"params": params}, ...)` if there are no buffers.
+    function: apply or, for token mixers, scan unless given ("step", "hidden", ...); modules of one method
+    have the same variables. Parameters are drawn by the declaration and boxed with their axis names; plain
+    ones, as `params_of` returns them, serve as well: `module.apply({"params": params}, ...)` if there are no
+    buffers.
     Raises ValueError for a method that has no such function or whose declaration needs arguments.
     """
     return LinenMethod(method, _function(method, function))

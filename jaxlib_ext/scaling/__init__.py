@@ -12,41 +12,73 @@ Everything computes in float64 inside and leaves jax's settings as they are.
 
 from .covariance import cov, cov_free
 from .data import Data, DataWarning
+from .design import Design, next_runs
+from .economy import Lifetime, Worth, equivalent_compute, lifetime, two_nd, waste
 from .fit import Fit, fit
+from .identify import Identifiability, identify, runs_needed
+from .isoflop import Envelope, IsoFlop, envelope, isoflop
 from .law import Law, function, named
 from .law import predict as law_value
 from .laws import LAWS
 from .losses import Loss, huber, lad, learned, lsq
 from .plan import Plan, closed_form, optimal, six_nd
 from .predict import Prediction, predict
+from .profile import Profile, profile
 from .resample import Draws, bootstrap, refit
+from .select import Choice, Score, aicc, by_compute, kfold, score, select
+from .simulate import simulate
 from .status import Status
 
 __all__ = [
     "LAWS",
+    "Choice",
     "Data",
     "DataWarning",
+    "Design",
     "Draws",
+    "Envelope",
     "Fit",
+    "Identifiability",
+    "IsoFlop",
     "Law",
+    "Lifetime",
     "Loss",
     "Plan",
     "Prediction",
+    "Profile",
+    "Score",
     "Status",
+    "Worth",
+    "aicc",
     "bootstrap",
+    "by_compute",
     "closed_form",
     "cov",
     "cov_free",
+    "envelope",
+    "equivalent_compute",
     "fit",
     "function",
     "huber",
+    "identify",
+    "isoflop",
+    "kfold",
     "lad",
     "law_value",
     "learned",
+    "lifetime",
     "lsq",
     "named",
+    "next_runs",
     "optimal",
     "predict",
+    "profile",
     "refit",
+    "runs_needed",
+    "score",
+    "select",
+    "simulate",
     "six_nd",
+    "two_nd",
+    "waste",
 ]

@@ -118,6 +118,9 @@ def natural(problem: Problem, u: Any, held: Mapping[str, Any], centre: Mapping[s
 def problem_of(law: Law, loss: Loss, fixed: Mapping[str, Any], bounds: Mapping[str, Any]) -> Problem:
     """The static part of a fit. The loss's delta is left out of it: widths are arguments, so one program
     serves all."""
+    for name in (*fixed, *bounds):
+        if name not in law.params:
+            raise ValueError(f"{name!r} is not a parameter; they are {', '.join(law.params)}")
     domains: dict[str, Domain] = dict(law.params)
     domains.update({k: (float(lo), float(hi)) for k, (lo, hi) in bounds.items()})
     return Problem(law, loss.program(), tuple(domains.items()), tuple(sorted(fixed)))
@@ -156,6 +159,13 @@ def _unit_free(law: Law, names: tuple[str, ...]) -> bool:
     return all(abs(float(moved[k]) - at[k]) < 1e-6 for k in names)
 
 
+def _enough(problem: Problem, data: Data) -> None:
+    inputs = np.stack([data.x[k] for k in problem.law.inputs], 1)[data.weights() > 0]
+    kinds = len(np.unique(inputs, axis=0))
+    if kinds < problem.size:
+        raise ValueError(f"too few points: {problem.size} free parameters, {kinds} distinct runs")
+
+
 def fit(
     law: Law | str,
     data: Data,
@@ -184,15 +194,10 @@ def fit(
     law = named(law, LAWS) if isinstance(law, str) else law
     loss = huber(1e-3) if loss is None else loss
     fixed, bounds = dict(fixed or {}), dict(bounds or {})
-    for name in (*fixed, *bounds):
-        if name not in law.params:
-            raise ValueError(f"{name!r} is not a parameter; they are {', '.join(law.params)}")
+    problem = problem_of(law, loss, fixed, bounds)
     check(data, law.inputs, loss.space == "log")
     centre = centre_of(law, data, {**fixed, **bounds})
-    problem = problem_of(law, loss, fixed, bounds)
-    kinds = len(np.unique(np.stack([data.x[k] for k in law.inputs], 1)[data.weights() > 0], axis=0))
-    if kinds < problem.size:
-        raise ValueError(f"too few points: {problem.size} free parameters, {kinds} distinct runs")
+    _enough(problem, data)
     key = jax.random.key(0) if key is None else key
     z = {k: np.log(data.x[k]) - centre[k] for k in law.inputs}
     rows = Rows(z, data.y, data.weights(), fixed)

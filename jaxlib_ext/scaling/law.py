@@ -40,8 +40,7 @@ class Law(Protocol):
         """Parameters of the same law in other units: predict(units(p, s), z + s) == predict(p, z)."""
         ...
 
-    # Two optional attributes: keep, inputs whose unit cannot change (bits, streams); same_unit, tuples of inputs that
-    # share one (tokens and unique tokens).
+    # Optional: keep, inputs whose unit cannot change (bits, streams); same_unit, tuples that share one.
 
     def ranges(self, z: dict[str, np.ndarray], y: np.ndarray) -> dict[str, tuple[float, float]]:
         """Where starts of the parameters that are not `linear` are drawn, uniformly (positive ones in the

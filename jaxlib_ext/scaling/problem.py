@@ -33,9 +33,10 @@ class Rows(NamedTuple):
     w: Any
     held: dict[str, Any]
 
-    def padded(self, multiple: int = 32) -> "Rows":
-        """With rows of no weight at the end, so that data of nearly the same length share one program."""
-        more = -len(self.y) % multiple
+    def padded(self) -> "Rows":
+        """With rows of no weight at the end, up to 32, 48, 64, 96, 128 ..., one program for many lengths."""
+        power = 2 ** max(5, int(np.ceil(np.log2(len(self.y)))))
+        more = next(n for n in (power * 3 // 4, power) if n >= max(32, len(self.y))) - len(self.y)
         z = {k: np.append(v, np.full(more, v[0])) for k, v in self.z.items()}
         return Rows(
             z, np.append(self.y, np.full(more, self.y[0])), np.append(self.w, np.zeros(more)), self.held
@@ -98,7 +99,7 @@ class Problem:
         return whole.at[-1, -1].set(1 / jnp.sum(rows.w))
 
     def solve(
-        self, u: Array, rows: Rows, widths: tuple[Array, Array], iterations: int = 300, polish: int = 6
+        self, u: Array, rows: Rows, widths: tuple[Array, Array], iterations: int = 300, polish: int = 60
     ):
         """From coordinates [p] to the optimum through the widths (`padded`).
 
@@ -117,4 +118,4 @@ class Problem:
             return bfgs(value, u, self._first(u, rows, width), most, tol, floor).u
 
         u = jax.lax.fori_loop(0, count, stage, u)
-        return newton(lambda v: self.value(v, rows, widths[-1]), u, polish)
+        return newton(lambda v: self.value(v, rows, widths[-1]), u, polish, floor)

@@ -59,7 +59,7 @@ def _refits(problem: Problem, block: int, u0, rows: Rows, ys, ws, widths, centre
 
     def one(yw):
         here = rows._replace(y=rows.y if ys is None else yw[0], w=rows.w if ws is None else yw[-1])
-        u, value, _, decrement = problem.solve(u0, here, widths, 120, 2)
+        u, value, _, decrement = problem.solve(u0, here, widths, 120, 10)
         effect = jnp.max(jnp.abs(problem.jacobian(u[: problem.size], here)), 0)
         scale = 1.0 if problem.loss.space == "log" else jnp.median(jnp.abs(rows.y))
         tiny = 1e-20 * jnp.sum(here.w)

@@ -85,35 +85,48 @@ def bfgs(
     return jax.lax.while_loop(lambda s: ~s.done & (s.k < iterations), advance, s)
 
 
-def newton(value: Callable[[Array], Array], u: Array, steps: int) -> tuple[Array, Array, Array, Array]:
-    """Newton steps on the exact Hessian; one is kept only if it raises neither the value nor the gradient.
+def newton(value: Callable[[Array], Array], u: Array, steps: int, floor: Array | float = 0.0):
+    """Damped Newton steps on the exact Hessian, at most `steps`; each is kept only if the value does not
+    rise.
 
-    Returns (u, value, gradient [p], decrement): the decrement g' H^-1 g is twice the decrease still to be
-    had, infinite where the Hessian is not positive definite.
+    Directions of negative curvature are walked down as if it were positive. Returns (u, value, gradient [p],
+    decrement): the decrement g' H^-1 g is twice the decrease still to be had, infinite where the Hessian has
+    a negative direction.
     """
     value_and_grad, hessian = jax.value_and_grad(value), jax.hessian(value)
 
-    def solve(u, g):
+    def model(u, g):
         # Scaling by the diagonal keeps a coordinate that hardly matters from ruining the others.
         h = hessian(u)
         d = jnp.sqrt(jnp.abs(jnp.diagonal(h)) + 1e-300)
-        lower = jnp.linalg.cholesky(h / (d[:, None] * d[None, :]))
-        half = jax.scipy.linalg.solve_triangular(lower, g / d, lower=True)
-        step = jax.scipy.linalg.solve_triangular(lower, half, lower=True, trans=1) / d
-        return step, jnp.where(jnp.all(jnp.isfinite(half)), half @ half, jnp.inf)
+        h = jnp.where(jnp.isfinite(h), h, 0.0) / (d[:, None] * d[None, :])
+        eig, vec = jnp.linalg.eigh(h)
+        part = vec.T @ (g / d)
+        tiny = 1e-15 * jnp.max(jnp.abs(eig))
+        bent = jnp.any((eig < -tiny * 1e3) & (part * part > 1e-30 * jnp.sum(part * part)))
+        size = jnp.maximum(jnp.abs(eig), tiny)
+        return d, vec, size, part, jnp.where(bent, jnp.inf, jnp.sum(part * part / size))
 
-    def body(_, carry):
-        u, f, g, decrement, step = carry
-        new = u - jnp.clip(jnp.where(jnp.isfinite(decrement), step, 0.0), -0.5, 0.5)
+    def body(carry):
+        u, f, g, (d, vec, size, part, decrement), damp, k = carry
+        step = vec @ (part / (size + damp)) / d
+        new = u - jnp.clip(jnp.where(k == 0, 0.0, step), -0.5, 0.5)
         f2, g2 = value_and_grad(new)
-        step2, decrement2 = solve(new, g2)
+        here = model(new, g2)
         # At the bottom f only jitters: then the decrement decides.
-        better = (f2 < f) | ((f2 <= f + 1e-14 * jnp.abs(f)) & (decrement2 < decrement))
-        better = better & (jnp.isfinite(decrement2) | (f2 < f))
+        better = (f2 < f) | ((f2 <= f + 1e-14 * jnp.abs(f)) & (here[-1] < decrement))
         pick = lambda a, b: jnp.where(better, a, b)
-        return pick(new, u), pick(f2, f), pick(g2, g), pick(decrement2, decrement), pick(step2, step)
+        damp = jnp.where(better, jnp.where(damp < 1e-9, 0.0, damp / 10), jnp.maximum(damp * 10, 1e-6))
+        best = jax.tree.map(pick, (new, f2, g2, here), (u, f, g, (d, vec, size, part, decrement)))
+        return *best, jnp.where(k == 0, 0.0, damp), k + 1
 
-    inf = jnp.full((), jnp.inf, u.dtype)
-    carry = u, inf, jnp.zeros_like(u), inf, jnp.zeros_like(u)  # the first pass only evaluates
-    u, f, g, decrement, _ = jax.lax.fori_loop(0, steps + 1, body, carry)
+    def going(carry):
+        _, f, _, (*_, decrement), damp, k = carry
+        return (k <= steps) & (damp < 1e6) & ~(jnp.isfinite(f) & (decrement <= 1e-18 * (jnp.abs(f) + floor)))
+
+    # The first pass only evaluates.
+    inf, p = jnp.full((), jnp.inf, u.dtype), len(u)
+    none = jnp.ones((p,), u.dtype), jnp.eye(p, dtype=u.dtype), jnp.ones((p,), u.dtype), jnp.zeros_like(u), inf
+    carry = u, inf, jnp.zeros_like(u), none, jnp.zeros_like(inf), jnp.zeros((), jnp.int32)
+    u, f, g, (*_, decrement), _, _ = jax.lax.while_loop(going, body, carry)
     return u, f, g, decrement

@@ -52,7 +52,7 @@ class Rules(Mapping[Row, Value]):
     def __hash__(self) -> int:
         return self._hash
 
-    def __or__(self, more: Mapping[Row, Value]) -> "Rules":
+    def __or__(self, more: Mapping[Any, Any]) -> "Rules":
         return Rules({**self, **more})
 
     def __repr__(self) -> str:

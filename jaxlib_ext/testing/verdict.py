@@ -74,6 +74,10 @@ def same_structure(a: Tree, b: Tree) -> str:
     return ""
 
 
-def to_results(errors: dict[str, Any], tolerance: float, exact: tuple[str, ...] = ()) -> list[Result]:
-    """Results of a jitted bundle of errors; names in `exact` allow nothing."""
-    return [Result(k, float(np.asarray(v)), 0.0 if k in exact else tolerance) for k, v in errors.items()]
+def to_results(
+    errors: dict[str, Any], tolerance: float, exact: tuple[str, ...] = (), notes: dict[str, str] | None = None
+) -> list[Result]:
+    """Results of a jitted bundle of errors; names in `exact` allow nothing, notes become details."""
+    notes = notes or {}
+    allowed = {k: 0.0 if k in exact else tolerance for k in errors}
+    return [Result(k, float(np.asarray(v)), allowed[k], notes.get(k, "")) for k, v in errors.items()]

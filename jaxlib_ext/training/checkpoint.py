@@ -74,7 +74,7 @@ class Checkpoints:
             else:
                 self._drain()
                 if self._error is not None:  # the caller's exception counts for more
-                    log.warning("%s", self._failure())
+                    log.warning("%s", self._failure(self._error))
         finally:
             self._orbax.close()
             self._orbax = None
@@ -162,16 +162,16 @@ class Checkpoints:
         choice = agree(lambda: self._choose(step, {path: leaves.kind(leaf) for path, leaf in wanted.items()}))
         if choice is None:
             return None
-        step, extra = choice
+        taken, extra = choice
         with ocp.StandardCheckpointer() as reader:
             target = leaves.nested({path: leaf for path, leaf in wanted.items() if leaf.size})
-            found = leaves.by_path(reader.restore(self._at(step), target))
+            found = leaves.by_path(reader.restore(self._at(taken), target))
         for path, leaf in wanted.items():
             if not leaf.size:
                 found[path] = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-        self._done.add(step)
+        self._done.add(taken)
         tree = jax.tree.unflatten(jax.tree.structure(abstract_tree), [found[path] for path in wanted])
-        return step, tree, extra
+        return taken, tree, extra
 
     def _at(self, step: int) -> Any:
         return self.folder / str(step)
@@ -230,14 +230,14 @@ class Checkpoints:
         except Exception as error:
             self._error = error
             return
-        steps = self.steps()
-        for n in [n for n in steps if n <= step][: -self.keep] + [n for n in steps if n > step]:
-            try:
+        try:
+            steps = self.steps()
+            for n in [n for n in steps if n <= step][: -self.keep] + [n for n in steps if n > step]:
                 if n > step:
                     log.warning("checkpoint %s is of a later step than %d: removed", self._at(n), step)
                 manifest.remove(self._at(n))
-            except OSError as error:  # the run can go on, and the next start cleans up
-                log.warning("cannot remove checkpoint %s: %s", self._at(n), reason(error))
+        except Exception as error:  # the run can go on; the next save tries again
+            log.warning("cannot remove old checkpoints in %s: %s", self.folder, reason(error))
 
     def _drain(self) -> None:
         """Waits for the save under way and keeps its error."""
@@ -255,12 +255,12 @@ class Checkpoints:
             self._done.add(self._under_way)
             self._under_way = None
 
-    def _failure(self) -> str:
-        return f"checkpoint {self._under_way} could not be saved in {self.folder}: {reason(self._error)}"
+    def _failure(self, error: Exception) -> str:
+        return f"checkpoint {self._under_way} could not be saved in {self.folder}: {reason(error)}"
 
     def _raise(self) -> None:
         if self._error is not None:
-            error, text = self._error, self._failure()
+            error, text = self._error, self._failure(self._error)
             self._error = self._under_way = None
             raise OSError(text) from error
 

@@ -52,7 +52,8 @@ class RunConfig:
     """"a:b" writes a trace of steps a to b for TensorBoard or Perfetto."""
     tensorboard: bool = False
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raises ValueError for a value that no run can have; `prepare` calls it, so that a command line stays terse."""
         for name in ("batch", "time", "steps", "eval_every", "eval_windows", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -60,6 +60,7 @@ def step_of(c: RunConfig, model: LM, mesh: jax.sharding.Mesh | None) -> tuple[St
 
 def prepare(c: RunConfig) -> Job:
     """Raises ValueError or OSError with one line for a config that cannot run here."""
+    c.check()
     if c.loss_chunk is not None and c.time % c.loss_chunk:
         raise ValueError(f"loss_chunk={c.loss_chunk} does not divide time={c.time}")
     mesh = sharding.make_mesh(c.mesh)

@@ -7,6 +7,7 @@ there once.
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -130,7 +131,8 @@ def _writer(path: str | os.PathLike, **options: Any) -> Any:
         import tensorboardX
     except ImportError:
         raise ImportError("TensorBoard needs the package tensorboardX: pip install tensorboardX") from None
-    return tensorboardX.SummaryWriter(os.fspath(path), **options)
+    # Its files are named by the second, and a second one of that second would replace the first.
+    return tensorboardX.SummaryWriter(os.fspath(path), filename_suffix=f".{secrets.token_hex(4)}", **options)
 
 
 def _lines(path: Any) -> list[str]:

@@ -67,14 +67,14 @@ class Rate:
         if len(self._points) > POINTS:
             self._points = self._points[::2]
 
-    def value(self, now: float) -> float | None:
-        """None until two steps are known."""
+    def value(self, now: float) -> float:
+        """0 until two steps are known."""
         if len(self._points) < 2:
-            return None
+            return 0.0
         (zero, none), (end, last) = self._points[0], self._points[-1]
         half_time, half_steps = (zero + now) / 2, (none + last) / 2
         begin, first = [(t, n) for t, n in self._points if t <= half_time and n <= half_steps][-1]
-        return (last - first) / (end - begin) if end > begin else None
+        return (last - first) / (end - begin) if end > begin else 0.0
 
 
 class Progress:
@@ -120,14 +120,14 @@ class Progress:
         self.close()
 
     @property
-    def rate(self) -> float | None:
-        """Steps a second, without the first."""
+    def rate(self) -> float:
+        """Steps a second, without the first; 0 until two are known."""
         return self._rate.value(self._clock())
 
     @property
-    def left(self) -> float | None:
-        """Seconds until the last step."""
-        return (self.total - self.step) / self.rate if self.rate else None
+    def left(self) -> float:
+        """Seconds until the last step; infinite while no rate is known."""
+        return (self.total - self.step) / self.rate if self.rate else math.inf
 
     def update(self, step: int, **fields: Any) -> None:
         """Takes note of a finished step and of figures to show; a figure stays until a newer one comes."""
@@ -160,7 +160,7 @@ class Progress:
             if self.flops and self.peak:
                 parts.append(f"{100 * rate * self.flops / self.peak:.3g}% of peak")
             if self.step < self.total:
-                parts.append(f"{human_time((self.total - self.step) / rate)} left")
+                parts.append(f"{human_time(self.left)} left")
         return "  ".join(parts)
 
     def _draw(self, now: float) -> None:

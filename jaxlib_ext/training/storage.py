@@ -78,7 +78,7 @@ def check_shared(folder: Any, seconds: float = 10.0) -> None:
 
 
 def agree(decide: Callable[[], Any]) -> Any:
-    """What process 0 decides (JSON), in every process. Its ValueError or OSError is one elsewhere."""
+    """What process 0 decides (JSON), in every process. Its ValueError or OSError is a ValueError there."""
     if jax.process_count() == 1:
         return decide()
     from jax.experimental import multihost_utils

@@ -106,7 +106,7 @@ class Watch:
         self.quiet = True
         self._send(f"end {status} {text}")
         end = time.monotonic() + DRAIN
-        # Process 0 answers and goes last, as its end makes the clients of jax complain.
+        # Process 0 answers and goes last: its end makes the clients of jax complain.
         while not all(peer.left for peer in list(self.peers.values())) and time.monotonic() < end:
             time.sleep(0.01)
 

@@ -19,6 +19,13 @@ from .none import NoPosition
 Array = jax.Array
 
 
+def _kept(table: Array) -> Array:
+    """The same numbers as the result of a product, which XLA keeps: it would compute sines and cosines again in every
+    fusion that reads them, forwards and backwards, a fifth of a small model's step on CPU."""
+    same = jnp.eye(table.shape[-1], dtype=table.dtype)
+    return jax.lax.dot_general(table, same, (((table.ndim - 1,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rope(NoPosition):
     """base: the longest wavelength is 2 pi base. part: share of each head that is rotated, the first channels."""
@@ -36,6 +43,6 @@ class Rope(NoPosition):
         half = k // 2
         position = position[..., None, None].astype(jnp.float32)
         angle = position * along(self.base ** (-jnp.arange(half) / half), position)
-        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        cos, sin = _kept(jnp.cos(angle)), _kept(jnp.sin(angle))
         a, b, rest = (v.astype(jnp.float32) for v in jnp.split(x, (half, k), axis=-1))
         return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], -1).astype(x.dtype)

@@ -27,9 +27,9 @@ Array, Tree = jax.Array, dict
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """width D. heads: query heads, one per 64 of width unless given. kv_heads: key heads, heads unless given; 1 is
-    multi-query. head_dim K: width / heads unless given. window: tokens seen, itself included (with causal=False on
-    either side). cap: bound on the logits. scale: of the logits, K^-1/2 unless given.
+    """width D. heads: query heads, width / head_dim unless given. kv_heads: key heads, heads unless given; 1 is
+    multi-query. head_dim K: width / heads unless given; with neither, one head per 64 of width. window: tokens seen,
+    itself included (with causal=False on either side). cap: bound on the logits. scale: of the logits, K^-1/2 unless given.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -59,7 +59,7 @@ class Attention:
 
     @property
     def query_heads(self) -> int:
-        return self.heads or max(1, self.width // 64)
+        return self.heads or max(1, self.width // (self.head_dim or 64))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -110,16 +110,15 @@ class Attention:
 
     def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
         """x [B, T, D]. Without slots (training) the plain path; with them, old slots and new tokens together."""
-        held = state["count"] if self.causal else jnp.zeros(x.shape[0], jnp.int32)
-        place, count = index(held, seq)
-        new = Tokens(jnp.where(seq.mask, seq.doc, PAD), place)
+        doc = jnp.where(seq.mask, seq.doc, PAD)
         q = self._queries(params, x, seq.position)
         k, v = self.position.rotate(linear(x, params["k"]), seq.position), linear(x, params["v"])
-        if not self.causal or not state["k"].shape[1]:
-            y = self._attend(params, q, k, v, new, new, seq.position, seq.position)
-            return y, state | dict(count=count) if self.causal else state, Aux()
+        if not self.causal or not state["k"].shape[1]:  # within a call, neighbours in time are neighbours in place
+            new = Tokens(doc, jnp.broadcast_to(jnp.arange(x.shape[1])[None], doc.shape))
+            return self._attend(params, q, k, v, new, new, seq.position, seq.position), state, Aux()
         slots = state["k"].shape[1]
-        old = slot_tokens(state["count"], slots)
+        place, count = index(state["count"], seq)
+        new, old = Tokens(doc, place), slot_tokens(state["count"], slots)
         join = lambda a, b: jnp.concatenate([a.astype(b.dtype), b], 1)
         to = Tokens(*map(join, old, new))
         k_position = join(state["position"], seq.position)

@@ -120,7 +120,9 @@ def test_bootstrap_speed(resamples):
         begin = time.perf_counter()
         scaling.refit(fit, w=weights)
         took.append(time.perf_counter() - begin)
-    assert min(took) <= 3.0
+        if took[-1] <= 3.0:
+            return
+    pytest.fail(f"4000 refits took {min(took):.1f} s")
 
 
 def test_fit_speed(epoch240):

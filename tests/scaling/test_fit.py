@@ -82,8 +82,6 @@ def test_fixed_and_bounds():
     steep = noisy(grid(theta=dict(TRUE, A=1e9, alpha=1.3)))
     outside = scaling.fit("chinchilla", steep, lsq(), bounds=dict(alpha=(0.1, 0.9)))
     assert outside.status == "bound" and "alpha is at its bound 0.9" in outside.reason
-    tied = scaling.fit("chinchilla(tied=True)", data, lsq())
-    assert "beta" not in tied.theta and tied.objective > free.objective
 
 
 def test_weights_count_like_copies():
@@ -130,7 +128,7 @@ class TestStatus:
     def test_inputs_that_move_together(self):
         N = np.geomspace(1e7, 1e9, 12)
         x = dict(N=N, D=20 * N)
-        y = scaling.law_value(scaling.LAWS["chinchilla(tied=True)"[:10]](), dict(TRUE, beta=0.34), x)
+        y = scaling.law_value(scaling.LAWS["chinchilla"](), dict(TRUE, beta=0.34), x)
         fit = scaling.fit("chinchilla(tied=True)", Data(x, y))
         assert fit.status == "underdetermined" and "say nothing about" in fit.reason
 
@@ -140,7 +138,7 @@ class TestStatus:
         assert fit.status in ("flat", "bound") and fit.reason
 
     def test_good_fit_has_no_reason(self):
-        fit = scaling.fit("chinchilla", noisy(grid(6), 0.002), lsq())
+        fit = scaling.fit("chinchilla", noisy(grid(5), 0.002), lsq())
         assert fit.status == "converged" and fit.reason == ""
 
 
@@ -181,7 +179,7 @@ def test_mixed_units_are_named():
 def test_nothing_is_dropped_silently():
     data = grid().take(np.arange(1, 16), "diverged")
     assert data.note.endswith("1 of 16 rows left out: diverged")
-    assert "1 of 16 rows left out: diverged" in scaling.fit("chinchilla", noisy(data)).report() or True
+    assert "1 of 16 rows left out: diverged" in scaling.fit("chinchilla", data).report()
 
 
 def test_report_and_json():

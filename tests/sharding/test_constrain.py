@@ -20,7 +20,7 @@ def layout_of(array) -> tuple:
 
 
 def collectives(f, *arguments) -> set[str]:
-    text = jax.jit(f).lower(*arguments).compile().as_text()
+    text = jax.jit(f).lower(*arguments).compile().as_text() or ""
     return {name for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if name in text}
 
 
@@ -34,15 +34,16 @@ def test_without_a_mesh_or_on_one_device_it_is_the_identity():
 
 @pytest.mark.parametrize("mesh", ["fsdp=4,tensor=2", None])
 def test_faults_name_what_is_wrong_with_and_without_a_mesh(mesh):
+    x = jnp.asarray(X)
     with jax.set_mesh(make_mesh(mesh)) if mesh else contextlib.nullcontext():
         with pytest.raises(
             ValueError, match=r"^'batch time' names 2 axes, the array has shape \(8, 4, 16\)$"
         ):
-            constrain(X, "batch time")
+            constrain(x, "batch time")
         with pytest.raises(ValueError, match="no row for axis 'tme'"):
-            constrain(X, "batch tme embed")
+            constrain(x, "batch tme embed")
         with pytest.raises(ValueError, match="an axis is named twice"):
-            constrain(X, "batch time time")
+            constrain(x, "batch time time")
 
 
 def test_a_size_that_does_not_divide_is_named():
@@ -54,7 +55,7 @@ def test_a_size_that_does_not_divide_is_named():
 def test_a_mesh_with_explicit_axes_is_refused():
     with jax.set_mesh(jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Explicit,))):
         with pytest.raises(ValueError, match="needs a mesh with Auto axes, 'fsdp' is Explicit"):
-            constrain(X, "batch time embed")
+            constrain(jnp.asarray(X), "batch time embed")
 
 
 def test_it_decides_where_the_compiled_program_keeps_the_array():
@@ -63,7 +64,7 @@ def test_it_decides_where_the_compiled_program_keeps_the_array():
         for names, part in (("batch time embed", (2, 4, 16)), ("batch time ff", (2, 4, 8))):
             compiled = jax.jit(lambda x, names=names: constrain(x * 2, names)).lower(x).compile()
             assert compiled.output_shardings.shard_shape(x.shape) == part
-            assert f"f32[{','.join(map(str, part))}]" in compiled.as_text()
+            assert f"f32[{','.join(map(str, part))}]" in str(compiled.as_text())
         plain = jax.jit(lambda x: x * 2).lower(x).compile()
         assert (
             plain.output_shardings.shard_shape(x.shape) == X.shape

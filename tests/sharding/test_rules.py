@@ -43,9 +43,9 @@ def test_rules_are_a_value():
 
 def test_bad_rows():
     with pytest.raises(ValueError, match="unknown mesh axis 'tenser'; did you mean tensor?"):
-        RULES | {"ff": "tenser"}
+        Rules({"ff": "tenser"})
     with pytest.raises(ValueError, match=r"a row is an axis or \(kind, axis\)"):
-        RULES | {("matrices", "ff"): None}
+        Rules({("matrices", "ff"): None})
 
 
 def test_what_the_defaults_do_to_parameters():

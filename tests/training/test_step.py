@@ -26,7 +26,9 @@ def lm(**fields):
 
 def batch(seed=0, rows=B):
     ids = jax.random.randint(jax.random.key(seed), (rows, T + 1), 0, V)
-    return dict(tokens=ids[:, :-1], targets=ids[:, 1:], mask=jax.random.bernoulli(jax.random.key(1), 0.8, (rows, T)))
+    return dict(
+        tokens=ids[:, :-1], targets=ids[:, 1:], mask=jax.random.bernoulli(jax.random.key(1), 0.8, (rows, T))
+    )
 
 
 def train(step, steps=3):
@@ -60,7 +62,9 @@ def test_accumulated_gradients_are_the_whole_batchs():
     state, rows = train(split)
     assert rows[-1]["loss"] == pytest.approx(reference()[1][-1]["loss"], rel=1e-5)
     assert apart(state.params, reference()[0].params) < 1e-4
-    on_mesh = make_step(lm(), optax.adamw(1e-2), losses.next_token, sharding.make_mesh("fsdp=2,tensor=4"), accumulate=4)
+    on_mesh = make_step(
+        lm(), optax.adamw(1e-2), losses.next_token, sharding.make_mesh("fsdp=2,tensor=4"), accumulate=4
+    )
     assert train(on_mesh)[1][-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
 
 
@@ -76,7 +80,9 @@ def test_masked_targets_do_not_count():
     params = param.init(model.decl(), jax.random.key(0))
     loss = losses.next_token(model, params, rows, None)
     nats = losses.cross_entropy(model.apply(params, rows["tokens"], whole(B, T))[0], rows["targets"])[0]
-    assert loss.total / loss.weight == pytest.approx(float(np.mean(np.asarray(nats)[np.asarray(rows["mask"])])), rel=1e-5)
+    assert loss.total / loss.weight == pytest.approx(
+        float(np.mean(np.asarray(nats)[np.asarray(rows["mask"])])), rel=1e-5
+    )
     other = rows | dict(targets=jnp.where(rows["mask"], rows["targets"], 0))
     assert losses.next_token(model, params, other, None).total == loss.total
 
@@ -95,7 +101,8 @@ def test_clipping_is_by_a_float32_global_norm():
     leaves = {str(i): jnp.ones((1,), jnp.bfloat16) for i in range(4000)}
     assert global_norm(leaves) == pytest.approx(4000**0.5)
     clipped, free = (
-        make_step(lm(), optax.sgd(1.0), losses.next_token, clip=c).init(jax.random.key(0)) for c in (0.01, None)
+        make_step(lm(), optax.sgd(1.0), losses.next_token, clip=c).init(jax.random.key(0))
+        for c in (0.01, None)
     )
     before = clipped.params
     step = make_step(lm(), optax.sgd(1.0), losses.next_token, clip=0.01)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 BLOCK = 512
+HIDDEN = -1e30  # far below any logit, and finite: a row that sees nothing must not be NaN
 
 
 def visible(at, to, causal: bool, window: int | None) -> Array:
@@ -24,9 +25,13 @@ def whole(q: Array, k: Array, v: Array, at, to, *, causal, window, cap, scale, b
         logits = cap * jnp.tanh(logits / cap)
     if bias is not None:
         logits = logits + bias
-    seen = visible(at, to, causal, window)[:, None, None]
-    logits = jnp.where(seen, logits, jnp.finfo(jnp.float32).min)
-    return jnp.einsum("bngts,bsnv->btngv", jax.nn.softmax(logits, -1).astype(v.dtype), v)
+    # Added and not selected: the gradient needs no mask, for what is hidden has weight 0. Divided last, on [T, V]
+    # instead of [T, S]: the gradient then takes no sum over the scores either.
+    logits = logits + jnp.where(visible(at, to, causal, window), 0.0, HIDDEN)[:, None, None]
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
+    total = jnp.moveaxis(jnp.sum(weights, -1), -1, 1)[..., None]
+    y = jnp.einsum("bngts,bsnv->btngv", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    return (y / total).astype(v.dtype)
 
 
 def blocked(q: Array, k: Array, v: Array, at, to, *, causal, window, cap, scale, bias) -> Array:

@@ -22,8 +22,7 @@ class DataConstrained:
 
     @property
     def params(self):
-        return dict(A="positive", B="positive", E="positive", alpha="positive", beta="positive", R_D="positive",
-                    R_N="positive")  # fmt: skip
+        return dict.fromkeys(("A", "B", "E", "alpha", "beta", "R_D", "R_N"), "positive")
 
     def predict(self, p, z):
         def worth(unique, log_ratio, r):  # log of the effective amount; log_ratio = log(all / unique) >= 0

@@ -1,0 +1,17 @@
+"""Contract checks compile large programs for a few small numbers: quick tests skip most of the optimisation.
+
+That halves the time; what is marked slow is compiled as in use.
+"""
+
+import jax
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request):
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -1,0 +1,47 @@
+"""A ladder small enough for a test: it goes on where it was interrupted, runs as an array, and takes a mixer from outside."""
+
+import csv
+import json
+
+import pytest
+
+DESIGN = "16:8k*2,16k,32k; 24:8k,16k,32k; 32:8k,16k,48k"
+SMALL = ("--data", "{data}", "--time", "32", "--batch", "4", "--depth", "1", "--design", DESIGN, "--eval-windows", "16")
+
+
+def table(folder):
+    with (folder / "runs.csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+@pytest.fixture(scope="module")
+def ladder(run):
+    return lambda out, *arguments: run("ladder.py", "--out", str(out), *SMALL, *arguments)
+
+
+@pytest.mark.slow
+def test_jobs_of_an_array_make_one_ladder(ladder, tmp_path):
+    status, out, err = ladder(tmp_path, "--only", "1/2")
+    assert status == 0 and "5 of 10 runs have ended" in out, err
+    first = table(tmp_path)
+    status, out, err = ladder(tmp_path, "--only", "2/2")
+    assert status in (0, 1), err  # so little data may give a degenerate fit, which must then say so
+    assert (status == 1) == ("the fit is degenerate" in err)
+    rows = table(tmp_path)
+    assert len(rows) == 10 and all(row in rows for row in first)
+    found = json.loads((tmp_path / "fit.json").read_text())
+    assert [(t["width"], t["tokens"]) for t in found["held_out"]] == [(32, 48000)]
+    assert found["held_out"][0]["low"] < found["held_out"][0]["predicted"] < found["held_out"][0]["high"]
+    assert (found["status"] == "converged") == (status == 0)
+    assert (tmp_path / "ladder.png").stat().st_size > 10_000
+    again = ladder(tmp_path)  # nothing is left to train: the same conclusion
+    assert again[0] == status and "0 to do here" in again[1] and table(tmp_path) == rows
+
+
+@pytest.mark.slow
+def test_a_mixer_from_outside_the_package(ladder, train, tmp_path):
+    status, _, err = train(tmp_path / "train", "--steps", "5", "--model.mixer", "outside_mixer:Ema")
+    assert status == 0, err
+    status, out, err = ladder(tmp_path / "ladder", "--mixer", "outside_mixer:Ema", "--only", "1/10")
+    assert status == 0 and "1 of 10 runs have ended" in out, err
+    assert table(tmp_path / "ladder")[0]["mixer"] == "outside_mixer:Ema"
