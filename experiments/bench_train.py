@@ -3,8 +3,9 @@
     python experiments/bench_train.py
     python experiments/bench_train.py --mixer "attention(heads=4)" --channel mlp      # head size 128, ReLU^2
 
-Both steps and a float32 matrix product (n = 2048) take turns in one process, so a drift of the machine hits all alike.
-Counted FLOPs: 6 x matmul parameters x tokens + causal attention. Prints medians with 95% intervals (bootstrap of pairs).
+Both steps and a float32 matrix product (n = 2048) take turns in one process, so a drift of the machine hits all
+alike. Counted FLOPs: 6 x matmul parameters x tokens + causal attention. Prints medians with 95% intervals (bootstrap of
+pairs).
 """
 
 import dataclasses
@@ -155,9 +156,11 @@ def main(bench: Bench) -> None:
     share, low, high = interval([flops / s / p for s, p in zip(ours_s, peak, strict=True)])
     ratio, ratio_low, ratio_high = interval([b / a for a, b in zip(ours_s, theirs_s, strict=True)])
     device = jax.devices()[0]
-    print(f"{device.device_kind or device.platform}, jax {jax.__version__}, measured on this machine, {bench.pairs} turns")
-    print(f"{bench.mixer} + {bench.channel}, width {bench.width}, depth {bench.depth}, {bench.batch} x {bench.time} tokens, "
-          f"{param.size(model.decl()):,} parameters, {flops / 1e9:.0f} GFLOP a step")  # fmt: skip
+    print(
+        f"{device.device_kind or device.platform}, jax {jax.__version__}, measured on this machine, {bench.pairs} turns"
+    )
+    print(f"{bench.mixer} + {bench.channel}, width {bench.width}, depth {bench.depth}, {bench.batch} x {bench.time} "
+          f"tokens, {param.size(model.decl()):,} parameters, {flops / 1e9:.0f} GFLOP a step")  # fmt: skip
     print(f"float32 matmul n={bench.n}: {statistics.median(peak) / 1e9:.0f} GFLOP/s")
     print(f"ours {statistics.median(ours_s):.3f} s, {tokens / statistics.median(ours_s):.0f} tokens/s: "
           f"{share:.1%} of the matmul peak [{low:.1%}, {high:.1%}]")  # fmt: skip

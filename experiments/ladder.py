@@ -1,8 +1,8 @@
 """A scaling law from a ladder of language models, and its prediction for a larger run that it did not use.
 
-    python experiments/ladder.py                              # minutes on a laptop
+    python experiments/ladder.py                 # minutes on a laptop
     python experiments/ladder.py --mixer gla --out runs/gla
-    python experiments/ladder.py --only 3/16                  # the third of 16 jobs of an array; the last one to end fits
+    python experiments/ladder.py --only 3/16     # the third of 16 jobs of an array; the last one to end fits
 
 Trains every size at every token budget, fits L(N, D) = E + A N^-alpha + B D^-beta to all runs but those of the largest
 compute, and holds its prediction against them. Leaves runs.csv, fit.json and ladder.png. Run again, it goes on where it
@@ -98,7 +98,7 @@ def parse_tokens(text: str) -> int:
 
 
 def rungs(ladder: Ladder) -> list[Rung]:
-    """All runs of the design, cheapest first, so that much is known early. Raises ValueError for what cannot be read."""
+    """All runs of the design, cheapest first, so that much is known early. Raises ValueError."""
     if ladder.only:
         k, slash, n = ladder.only.partition("/")
         if not (slash and k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):

@@ -152,9 +152,7 @@ def _read(root: Path, family: Family, problems: list[str]) -> list[tuple[Header,
     known = {file for _, file in names.values()}
     for file in sorted(init.parent.glob("*.py")):
         if file not in known and file != init and _is_method(file):
-            problems.append(
-                f"{file}: not listed in {family.registry} (a helper has no public class, no fields)"
-            )
+            problems.append(f"{file}: not listed in {family.registry} (a helper has no public class, no fields)")
     return rows
 
 

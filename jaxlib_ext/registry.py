@@ -1,7 +1,7 @@
 """From a name on a command line to a value: `make("attention(window=128)", TOKEN_MIXERS, width=64)`.
 
-A family's registry is a literal dict, name -> class (or function). A method of your own is named `package.module:Name` and needs no
-registration. Options in brackets are Python literals.
+A family's registry is a literal dict, name -> class (or function). A method of your own is named
+`package.module:Name` and needs no registration. Options in brackets are Python literals.
 """
 
 import ast
@@ -58,7 +58,7 @@ def find(name: str, registry: Mapping[str, Callable], family: str) -> Callable:
 
 
 def make(spec: str, registry: Mapping[str, Callable], family: str, **defaults: Any) -> Any:
-    """Builds the method. `defaults` are passed on where the method takes such an argument; the spec's own options win."""
+    """Builds the method. `defaults` are passed on where the method takes them; the spec's own options win."""
     name, options = parse(spec)
     method = find(name, registry, family)
     fields = set(inspect.signature(method).parameters)

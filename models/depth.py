@@ -20,7 +20,10 @@ REMAT = {
     "dots": _policies.dots_with_no_batch_dims_saveable,  # keep the results of contractions with weights
     "names": _policies.save_only_these_names(*NAMES),  # keep what mixers return
     "offload": _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[], names_which_can_be_offloaded=list(NAMES), offload_src="device", offload_dst="pinned_host"
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=list(NAMES),
+        offload_src="device",
+        offload_dst="pinned_host",
     ),  # the same in host memory
 }
 

@@ -97,7 +97,9 @@ def generate(model: Any, params: Tree, prompts: Sequence[Sequence[int]], key: Ar
     for row, p in zip(rows, prompts, strict=True):
         row[: len(p)] = p
     if rows.min() < 0 or rows.max() >= model.vocab:
-        raise ValueError(f"token id {rows.max() if rows.max() >= model.vocab else rows.min()} is outside 0..{model.vocab - 1}")
+        raise ValueError(
+            f"token id {rows.max() if rows.max() >= model.vocab else rows.min()} is outside 0..{model.vocab - 1}"
+        )
     keys = key if key.ndim else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(prompts)))
     lengths = jnp.asarray([len(p) for p in prompts], jnp.int32)
     stops = jnp.asarray([*stop] or [-1], jnp.int32)

@@ -15,8 +15,18 @@ from ..registry import make
 from .schedules import SCHEDULES, constant, cosine, linear, make_schedule, wsd
 
 __all__ = [
-    "OPTIMIZERS", "SCHEDULES", "adam", "adamw", "constant", "cosine", "lion", "linear", "make_optimizer",
-    "make_schedule", "sgd", "wsd",
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "adam",
+    "adamw",
+    "constant",
+    "cosine",
+    "linear",
+    "lion",
+    "make_optimizer",
+    "make_schedule",
+    "sgd",
+    "wsd",
 ]  # fmt: skip
 
 

@@ -203,6 +203,11 @@ def test_counts_are_those_of_the_map():
         assert n >= 2 and f"## {name.capitalize()} ({n})\n" in text
 
 
+def test_the_readme_has_the_same_counts():
+    line = ", ".join(f"{n} {name}" for name, n in catalog.counts().items())
+    assert f"Families so far: {line}.\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["models", "optim"])
 def test_the_bare_names_cannot_be_imported(name):
     done = python(ROOT, "-c", f"import {name}")

@@ -69,9 +69,7 @@ def _draws(got: Fit, a: argparse.Namespace) -> Draws | None:
 
 def run_fit(a: argparse.Namespace) -> None:
     law = named(a.law, LAWS)
-    got = fit(
-        law, _data(a, law.inputs), _loss(a), starts=a.starts, fixed=_numbers(a.fixed) if a.fixed else None
-    )
+    got = fit(law, _data(a, law.inputs), _loss(a), starts=a.starts, fixed=_numbers(a.fixed) if a.fixed else None)
     print(got.report())
     draws = _draws(got, a)
     if draws is not None:
@@ -205,9 +203,7 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.ArgumentDefaultsHelpFormatter
 
     def verb(run, text, *parents):
-        p = verbs.add_parser(
-            run.__name__[4:], help=text, description=text, parents=parents, formatter_class=formatter
-        )
+        p = verbs.add_parser(run.__name__[4:], help=text, description=text, parents=parents, formatter_class=formatter)
         p.set_defaults(run=run)
         return p
 

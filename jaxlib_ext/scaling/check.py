@@ -19,26 +19,18 @@ def check_data(data: Data, inputs: tuple[str, ...]) -> list[str]:
         N, D = data.x["N"][used], data.x["D"][used]
         reach = np.log10((N * D).max() / (N * D).min())
         if reach < 2:
-            out.append(
-                f"short reach: compute spans 10^{reach:.1f}; two orders or more are needed to extrapolate"
-            )
+            out.append(f"short reach: compute spans 10^{reach:.1f}; two orders or more are needed to extrapolate")
         spread = np.log10((D / N).max() / (D / N).min())
         if spread < 0.5:
-            out.append(
-                f"one ratio: D / N spans only 10^{spread:.2f}, so the N and D terms cannot be told apart"
-            )
+            out.append(f"one ratio: D / N spans only 10^{spread:.2f}, so the N and D terms cannot be told apart")
     rows = np.stack([data.x[k][used] for k in inputs], 1)
     if len(np.unique(rows, axis=0)) == len(rows):
-        out.append(
-            "no repeats: no run has a second seed, so noise can only be judged by the law's own residuals"
-        )
+        out.append("no repeats: no run has a second seed, so noise can only be judged by the law's own residuals")
     if data.group is None and {"N", "D"} <= set(inputs):
         sizes, counts = np.unique(data.x["N"][used], return_counts=True)
         if counts.max() >= 20 and len(sizes) <= len(rows) / 10:
             i = int(np.argmax(counts))
-            out.append(
-                f"checkpoints? {counts[i]} rows share N = {sizes[i]:g}: rows of one run need a group column"
-            )
+            out.append(f"checkpoints? {counts[i]} rows share N = {sizes[i]:g}: rows of one run need a group column")
     return out
 
 

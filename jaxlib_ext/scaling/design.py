@@ -55,9 +55,7 @@ def _jacobian(fit: Fit, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.nda
     m = len(next(iter(x.values())))
     rows = Rows(fit.z(x), np.ones(m), np.ones(m), fit.fixed)
     with jax.enable_x64(True):
-        j = -np.asarray(
-            fit.problem.jacobian(jnp.asarray(fit.u[: fit.problem.size]), jax.tree.map(jnp.asarray, rows))
-        )
+        j = -np.asarray(fit.problem.jacobian(jnp.asarray(fit.u[: fit.problem.size]), jax.tree.map(jnp.asarray, rows)))
     value = fit.predict(x)
     return (np.log(value) if fit.loss.space == "log" else value), j
 
@@ -97,9 +95,7 @@ def next_runs(
     if budget < cost.min():
         raise ValueError(f"the budget {budget:g} is below the cheapest candidate, {cost.min():g}")
     to = (
-        x
-        if kind != "target" or target is None
-        else {k: np.atleast_1d(np.asarray(v, float)) for k, v in target.items()}
+        x if kind != "target" or target is None else {k: np.atleast_1d(np.asarray(v, float)) for k, v in target.items()}
     )
     w = np.full(len(fits), 1 / len(fits)) if weights is None else np.asarray(weights, float) / np.sum(weights)
     at, there = [_jacobian(f, x) for f in fits], [_jacobian(f, to) for f in fits]
@@ -126,9 +122,7 @@ def next_runs(
         gain, drop = _gains(kind, w, at, there, state, noise, settled)
     rows = np.array(taken, int)
     after = max(_variance(w, there, state) - settled, 0.0)
-    return Design(
-        rows, {k: v[rows] for k, v in x.items()}, np.array(scores), cost[rows], spent, before, after
-    )
+    return Design(rows, {k: v[rows] for k, v in x.items()}, np.array(scores), cost[rows], spent, before, after)
 
 
 def _between(w, values):

@@ -110,9 +110,7 @@ def lifetime(
     with jax.enable_x64(True):
         theta = {k: jnp.asarray(v, jnp.float64) for k, v in theta.items()}
         served = jnp.asarray(infer_tokens, jnp.float64)
-        n, d, edge = (
-            np.asarray(a) for a in _cheapest(fit.law, train, infer, theta, jnp.asarray(goal), served, middle)
-        )
+        n, d, edge = (np.asarray(a) for a in _cheapest(fit.law, train, infer, theta, jnp.asarray(goal), served, middle))
     if edge[0]:
         raise ValueError(f"no size reaches the loss {goal:g} under this fit")
     size, tokens = np.exp(n), np.exp(d)
@@ -121,9 +119,7 @@ def lifetime(
     low = high = None
     if draws is not None:
         tail = 50 * (1 - level)
-        low, high = (
-            {k: float(np.nanpercentile(v[1:], q)) for k, v in out.items()} for q in (tail, 100 - tail)
-        )
+        low, high = ({k: float(np.nanpercentile(v[1:], q)) for k, v in out.items()} for q in (tail, 100 - tail))
     return Lifetime(goal, float(infer_tokens), **{k: float(v[0]) for k, v in out.items()}, low=low, high=high)
 
 
@@ -158,9 +154,7 @@ def equivalent_compute(fit: Fit, N: Any, D: Any, flops: Flops = six_nd) -> Worth
     N, D = np.broadcast_arrays(*(np.atleast_1d(np.asarray(v, np.float64)) for v in (N, D)))
     spent, loss = np.asarray(flops(N, D)), fit.predict(dict(N=N, D=D))
     middle = float(np.mean(np.log(fit.data.x["N"])))
-    best = lambda c: np.diagonal(
-        optimum_of(fit.law, fit.theta, np.exp(c), middle, flops)["loss"][:1].repeat(len(c), 0)
-    )
+    best = lambda c: np.diagonal(optimum_of(fit.law, fit.theta, np.exp(c), middle, flops)["loss"][:1].repeat(len(c), 0))
     low, high = np.log(spent) - REACH, np.log(spent)
     for _ in range(60):
         c = (low + high) / 2

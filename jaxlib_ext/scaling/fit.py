@@ -192,8 +192,7 @@ def fit(
     (<Status.CONVERGED: 'converged'>, 0.34, 1.7)
     """
     law = named(law, LAWS) if isinstance(law, str) else law
-    loss = huber(1e-3) if loss is None else loss
-    fixed, bounds = dict(fixed or {}), dict(bounds or {})
+    loss, fixed, bounds = loss or huber(1e-3), dict(fixed or {}), dict(bounds or {})
     problem = problem_of(law, loss, fixed, bounds)
     check(data, law.inputs, loss.space == "log")
     centre = centre_of(law, data, {**fixed, **bounds})
@@ -203,9 +202,7 @@ def fit(
     rows = Rows(z, data.y, data.weights(), fixed)
     widths = loss.stages(data.y[rows.w > 0])
     with jax.enable_x64(True):
-        out = _search(
-            problem, starts, key, jnp.asarray(box(problem, z, data.y)), rows.padded(), padded(widths)
-        )
+        out = _search(problem, starts, key, jnp.asarray(box(problem, z, data.y)), rows.padded(), padded(widths))
         u, first, gradient, decrement, r, j, value, values = (np.asarray(a) for a in out)
         r, j = r[: len(data.y)], j[: len(data.y)]
         theta = {k: float(v) for k, v in natural(problem, jnp.asarray(u), fixed, centre).items()}
@@ -220,9 +217,5 @@ def fit(
     )  # fmt: skip
     hits = float(np.mean(values <= value + HIT * abs(value) + floor))
     found = dict(objective=float(loss.report(value, w.sum())), status=status, reason=reason, hit_rate=hits)
-    found |= dict(
-        gradient_norm=float(np.linalg.norm(gradient)), condition=condition(j, w), moved=float(moved)
-    )
-    return Fit(
-        law, data, loss, theta, u=u, centre=centre, fixed=fixed, bounds=bounds, settings=settings, **found
-    )
+    found |= dict(gradient_norm=float(np.linalg.norm(gradient)), condition=condition(j, w), moved=float(moved))
+    return Fit(law, data, loss, theta, u=u, centre=centre, fixed=fixed, bounds=bounds, settings=settings, **found)

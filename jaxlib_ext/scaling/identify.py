@@ -26,8 +26,7 @@ class Identifiability:
     def __str__(self):
         lines = ["standard error  direction"]
         lines += [
-            f"{s:14.4g}  {t}{'  <- flat' if t in self.flat else ''}"
-            for s, t in zip(self.se, self.text, strict=True)
+            f"{s:14.4g}  {t}{'  <- flat' if t in self.flat else ''}" for s, t in zip(self.se, self.text, strict=True)
         ]
         c = np.abs(np.triu(self.correlation, 1))
         i, j = np.unravel_index(np.argmax(c), c.shape)

@@ -78,9 +78,7 @@ def isoflop(data: Data, kind: str = "parabola") -> IsoFlop:
     size, tokens, loss, runs, status = zip(*found, strict=True)
     size, tokens = np.array(size), np.array(tokens)
     (a, scale_n), (b, scale_d) = _trend(C, size), _trend(C, tokens)
-    return IsoFlop(
-        C, size, tokens, np.array(loss), np.array(runs), tuple(status), kind, a, b, scale_n, scale_d
-    )
+    return IsoFlop(C, size, tokens, np.array(loss), np.array(runs), tuple(status), kind, a, b, scale_n, scale_d)
 
 
 def _trend(C: np.ndarray, v: np.ndarray) -> tuple[float, float]:
@@ -111,9 +109,7 @@ def akima(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
     source: Akima 1970, J. ACM 17, 589.
     """
     m = np.diff(y) / np.diff(x)
-    m = np.concatenate(
-        [[3 * m[0] - 2 * m[1], 2 * m[0] - m[1]], m, [2 * m[-1] - m[-2], 3 * m[-1] - 2 * m[-2]]]
-    )
+    m = np.concatenate([[3 * m[0] - 2 * m[1], 2 * m[0] - m[1]], m, [2 * m[-1] - m[-2], 3 * m[-1] - 2 * m[-2]]])
     w = np.abs(np.diff(m))
     right, left = w[2:], w[:-2]
     total = right + left

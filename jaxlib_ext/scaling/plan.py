@@ -170,9 +170,7 @@ def optimal(
     if draws is not None:
         joint, tail = {k: v[1:] for k, v in found.items()}, 50 * (1 - level)
         how = "nearest" if open_end.any() else "linear"  # infinities cannot be interpolated
-        low, high = (
-            {k: np.percentile(v, q, axis=0, method=how) for k, v in joint.items()} for q in (tail, 100 - tail)
-        )
+        low, high = ({k: np.percentile(v, q, axis=0, method=how) for k, v in joint.items()} for q in (tail, 100 - tail))
     far = distance(fit, {"N": point["N"].clip(1e-300, 1e300), "D": point["D"].clip(1e-300, 1e300), **others})
     ends = dict(low=low, high=high, draws=joint, open_end=open_end, distance=far)
     return Plan(C, **point, **ends, level=level, status=fit.status.value)

@@ -77,9 +77,7 @@ def frontier(fit: Fit, draws: Draws | None = None, held: Data | None = None):
         axis.plot(budgets, getattr(plan, name))
         if plan.low and plan.high:
             axis.fill_between(budgets, plan.low[name], plan.high[name], alpha=0.2, lw=0)
-        axis.set(
-            xscale="log", yscale="log", xlabel="training FLOPs", ylabel="D / N" if name == "ratio" else name
-        )
+        axis.set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel="D / N" if name == "ratio" else name)
         axis.axvline(C.max(), color="k", lw=0.8, ls=":")
     axes[0, 0].plot(C, fit.data.y, "k.", ms=3)
     if held is not None:

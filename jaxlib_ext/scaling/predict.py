@@ -82,9 +82,7 @@ def predict(
     if kind not in ("mean", "new_run"):
         raise ValueError(f'kind is "mean" or "new_run", not {kind!r}')
     if fit.df < 1:
-        raise ValueError(
-            f"no interval: {fit.n} runs for {fit.problem.size} parameters leave no degrees of freedom"
-        )
+        raise ValueError(f"no interval: {fit.n} runs for {fit.problem.size} parameters leave no degrees of freedom")
     missing = [k for k in fit.law.inputs if k not in x]
     if missing:
         raise ValueError(f"x has no {missing[0]!r}; the law reads {', '.join(fit.law.inputs)}")

@@ -38,9 +38,7 @@ class Rows(NamedTuple):
         power = 2 ** max(5, int(np.ceil(np.log2(len(self.y)))))
         more = next(n for n in (power * 3 // 4, power) if n >= max(32, len(self.y))) - len(self.y)
         z = {k: np.append(v, np.full(more, v[0])) for k, v in self.z.items()}
-        return Rows(
-            z, np.append(self.y, np.full(more, self.y[0])), np.append(self.w, np.zeros(more)), self.held
-        )
+        return Rows(z, np.append(self.y, np.full(more, self.y[0])), np.append(self.w, np.zeros(more)), self.held)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +96,7 @@ class Problem:
         whole = jnp.zeros((len(u), len(u)), u.dtype).at[: self.size, : self.size].set(inverse)
         return whole.at[-1, -1].set(1 / jnp.sum(rows.w))
 
-    def solve(
-        self, u: Array, rows: Rows, widths: tuple[Array, Array], iterations: int = 300, polish: int = 60
-    ):
+    def solve(self, u: Array, rows: Rows, widths: tuple[Array, Array], iterations: int = 300, polish: int = 60):
         """From coordinates [p] to the optimum through the widths (`padded`).
 
         Returns (u [p + extra], value, gradient, decrement). Jit and vmap over any argument.

@@ -65,9 +65,7 @@ def profile(fit: Fit, name: str, level: float = 0.95, points: int = 24) -> Profi
     if name not in fit.problem.free:
         raise ValueError(f"{name!r} is not a fitted parameter; they are {', '.join(fit.problem.free)}")
     if fit.df < 1:
-        raise ValueError(
-            f"no profile: {fit.n} runs for {fit.problem.size} parameters leave no degrees of freedom"
-        )
+        raise ValueError(f"no profile: {fit.n} runs for {fit.problem.size} parameters leave no degrees of freedom")
     place, domain = fit.problem.free.index(name), dict(fit.problem.domains)[name]
     step = float(np.sqrt(cov_free(fit, "sandwich" if fit.loss.kind != "lsq" else "delta")[place, place]))
     step = min(max(step, 1e-8), 1.0)
@@ -85,9 +83,7 @@ def profile(fit: Fit, name: str, level: float = 0.95, points: int = 24) -> Profi
         widths = padded(fit.loss.stages(fit.data.y, warm=True))
         sides = []
         for sign in (-1, 1):
-            value = np.asarray(
-                _follow(problem, name, domain, u0, rows, jnp.asarray(best + sign * away), widths)
-            )
+            value = np.asarray(_follow(problem, name, domain, u0, rows, jnp.asarray(best + sign * away), widths))
             sides.append((best + sign * away, value))
         natural = lambda c: float(from_free(domain, jnp.asarray(c, jnp.float64)))
         unit = _unit(fit)

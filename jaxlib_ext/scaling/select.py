@@ -56,9 +56,7 @@ class Score:
     status: str
 
 
-def score(
-    law: Law | str, data: Data, split: Split | np.ndarray, loss: Loss | None = None, **options: Any
-) -> Score:
+def score(law: Law | str, data: Data, split: Split | np.ndarray, loss: Loss | None = None, **options: Any) -> Score:
     """Fits without the rows that split holds out and judges on them. split: `by_compute(...)`, or a mask [n].
 
     Raises ValueError where nothing is held out; else as `fit`.
@@ -73,9 +71,7 @@ def score(
     spread = float(np.sum((y - y.mean()) ** 2))
     r2 = 1 - float(np.sum((y - value) ** 2)) / spread if spread > 0 else float("nan")
     far = float(np.max(distance(got, x)))
-    return Score(
-        law_text(got.law), rmse, r2, float(np.mean(np.abs(value / y - 1))), len(y), far, got.status.value
-    )
+    return Score(law_text(got.law), rmse, r2, float(np.mean(np.abs(value / y - 1))), len(y), far, got.status.value)
 
 
 def _rmse(got: Fit, y: np.ndarray, value: np.ndarray) -> float:
@@ -102,9 +98,7 @@ def aicc(got: Fit) -> float:
     return float(fitness + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
-def kfold(
-    law: Law | str, data: Data, k: int = 5, key: jax.Array | None = None, loss: Loss | None = None, **options
-):
+def kfold(law: Law | str, data: Data, k: int = 5, key: jax.Array | None = None, loss: Loss | None = None, **options):
     """Root mean square error over k held-out parts (rows of one `Data.group` stay together). One program
     serves all."""
     seed = np.asarray(jax.random.key_data(jax.random.key(3) if key is None else key)).ravel().tolist()
@@ -126,9 +120,7 @@ class Choice:
         return self.rows[0][0]
 
     def __str__(self):
-        return "\n".join(
-            [f"{'law':24} {self.by:>14}  status"] + [f"{a:24} {v:14.6g}  {s}" for a, v, s in self.rows]
-        )
+        return "\n".join([f"{'law':24} {self.by:>14}  status"] + [f"{a:24} {v:14.6g}  {s}" for a, v, s in self.rows])
 
 
 def select(

@@ -37,9 +37,5 @@ def simulate(
     seed = np.asarray(jax.random.key_data(jax.random.key(0) if key is None else key)).ravel().tolist()
     rng = np.random.default_rng(seed)
     y = predict(law, theta, x)
-    e = (
-        rng.standard_normal(y.shape)
-        if tails is None
-        else rng.standard_t(tails, y.shape) * np.sqrt((tails - 2) / tails)
-    )
+    e = rng.standard_normal(y.shape) if tails is None else rng.standard_t(tails, y.shape) * np.sqrt((tails - 2) / tails)
     return Data(dict(x), y * np.exp(noise * e) if space == "log" else y + noise * e, note="simulated")

@@ -72,9 +72,7 @@ def to_data(
         if name not in table:
             raise ValueError(f"no column {name!r}; there are {', '.join(table)}")
         if numbers and table[name].dtype.kind != "f":
-            raise ValueError(
-                f"column {name!r} has entries that are not numbers, such as {str(table[name][0])!r}"
-            )
+            raise ValueError(f"column {name!r} has entries that are not numbers, such as {str(table[name][0])!r}")
         return table[name]
 
     columns = dict(w=column(w), group=column(group, False), budget=column(budget))

@@ -1,8 +1,8 @@
 """The contract checks, public: run them on a method of your own and get the verdict that ours get.
 
-    from jaxlib_ext import testing
-    testing.check_token_mixer(MyMixer(width=16))       # raises an AssertionError that lists every broken promise
-    for result in testing.token_mixer(MyMixer(width=16)): print(result)
+from jaxlib_ext import testing
+testing.check_token_mixer(MyMixer(width=16))       # raises an AssertionError that lists every broken promise
+for result in testing.token_mixer(MyMixer(width=16)): print(result)
 """
 
 from .families import channel_mixer, norm, position, residual, weights

@@ -135,7 +135,9 @@ def _decoding(bench: Bench) -> dict[str, Array]:
         "pads are inert in step": apart(on(dirty_folded), on(folded)),
         "pads leave no trace in the state of scan": apart(bench.after(s_dirty), reference),
         "pads leave no trace in the state of step": apart(bench.after(s_dirty_folded), reference),
-        "beyond capacity scan gives NaN or the right value": apart(on(known(jnp.concatenate([few1, few2], 1))), on(folded)),
+        "beyond capacity scan gives NaN or the right value": apart(
+            on(known(jnp.concatenate([few1, few2], 1))), on(folded)
+        ),
         "beyond capacity step gives NaN or the right value": apart(on(known(few_folded)), on(folded)),
     }
 
@@ -185,7 +187,9 @@ def _packed(bench: Bench, y: Array) -> Array:
     alone = dataclasses.replace(alone, side=jax.tree.map(take, bench.seq.side))
     state = bench.empty(0, rows=rows)
     if bench.context:  # the row's document of this number answers: forget the ones before it
-        before = np.array([sum(r == row for r, f, _ in bench.documents if f < first_) for row, first_, _ in bench.documents])
+        before = np.array(
+            [sum(r == row for r, f, _ in bench.documents if f < first_) for row, first_, _ in bench.documents]
+        )
         state = state | dict(open=jnp.asarray(before, jnp.int32))
     separate = bench.mixer.scan(bench.params, take(bench.x), state, alone)[0]
     return apart(jnp.where(mask[..., None], separate, 0), jnp.where(mask[..., None], take(y), 0))

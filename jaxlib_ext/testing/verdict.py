@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
     def __str__(self) -> str:
         mark = "ok  " if self.ok else "FAIL"
-        return f"{mark} {self.name}: {self.error:.2e} (at most {self.tolerance:.0e}){' ' + self.detail if self.detail else ''}"
+        return f"{mark} {self.name}: {self.error:.2e} (at most {self.tolerance:.0e}) {self.detail}".rstrip()
 
 
 def check(method: Any, results: list[Result]) -> None:
@@ -48,7 +48,9 @@ def apart(a: Tree, b: Tree) -> Array:
     f32 = lambda v: v.astype(jnp.float32)
     norms = [jnp.linalg.norm(f32(y).ravel()) for _, y in pairs]
     floor = 1e-3 * jnp.max(jnp.stack(norms)) + 1e-30
-    worst = [jnp.linalg.norm(f32(x - y).ravel()) / jnp.maximum(n, floor) for (x, y), n in zip(pairs, norms, strict=True)]
+    worst = [
+        jnp.linalg.norm(f32(x - y).ravel()) / jnp.maximum(n, floor) for (x, y), n in zip(pairs, norms, strict=True)
+    ]
     return jnp.nan_to_num(jnp.max(jnp.stack(worst)), nan=jnp.inf, posinf=jnp.inf)
 
 
@@ -65,7 +67,7 @@ def draw(decl: Tree, key: Array) -> Tree:
 
 
 def same_structure(a: Tree, b: Tree) -> str:
-    """"" if two trees of arrays or ShapeDtypeStructs agree in structure, shape and dtype, else the first difference."""
+    """The first difference of two trees of arrays or ShapeDtypeStructs in structure, shape or dtype, "" if none."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return f"{jax.tree.structure(a)} is not {jax.tree.structure(b)}"
     for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):

@@ -97,9 +97,7 @@ class Checkpoints:
         arrays = leaves.by_path(tree)
         for path, leaf in arrays.items():
             if jax.process_count() > 1 and leaf.is_fully_addressable:
-                raise ValueError(
-                    f"{path} lives on devices of one process only: give it a sharding over the mesh"
-                )
+                raise ValueError(f"{path} lives on devices of one process only: give it a sharding over the mesh")
         kinds = {path: leaves.kind(leaf) for path, leaf in arrays.items()}
         about = dict(step=int(step), leaves=kinds, extra=_json(extra))
         state = leaves.nested({path: leaf for path, leaf in arrays.items() if leaf.size})

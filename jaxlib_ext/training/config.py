@@ -53,7 +53,7 @@ class RunConfig:
     tensorboard: bool = False
 
     def check(self) -> None:
-        """Raises ValueError for a value that no run can have; `prepare` calls it, so that a command line stays terse."""
+        """Raises ValueError for a value that no run can have; `prepare` calls it, in one line."""
         for name in ("batch", "time", "steps", "eval_every", "eval_windows", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

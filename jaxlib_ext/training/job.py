@@ -1,4 +1,4 @@
-"""A run made ready: everything that can be wrong with a config is found here, before anything is compiled or written."""
+"""A run made ready: all that can be wrong with a config is found here, before anything is compiled or written."""
 
 import dataclasses
 import functools

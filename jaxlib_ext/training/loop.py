@@ -38,6 +38,7 @@ class Result:
 
 def evaluator(job: Job) -> Callable[[State], Row]:
     """state -> held-out losses over the fixed windows: "eval_loss", and "eval_loss_ema" where an average is kept."""
+
     def sums(params, batch):
         loss = losses.next_token(job.model, params, batch, None, chunk=job.config.loss_chunk, train=False)
         return loss.metrics["loss"], loss.weight
@@ -74,7 +75,9 @@ class Log:
                 self.sinks.append(TensorBoard(job.out / "tensorboard"))
         peak = hardware.peak_flops()[0] * jax.device_count()
         tokens = job.config.batch * job.config.time
-        self.progress = Progress(job.config.steps, tokens=tokens, flops=job.flops, peak=peak, start=begin, silent=not lead)
+        self.progress = Progress(
+            job.config.steps, tokens=tokens, flops=job.flops, peak=peak, start=begin, silent=not lead
+        )
         self.last: Row = {}  # newest value of every column; those of a run that goes on come from its file
         if lead and begin:
             for row in read(job.out / "metrics.jsonl"):

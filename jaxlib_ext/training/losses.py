@@ -44,8 +44,9 @@ def next_token(model, params: Tree, batch: dict[str, Array], key: Array | None, 
     """Cross-entropy of the next token in nats.
 
     batch: tokens int32 [B, T], targets int32 [B, T], and optionally start bool [B, T] (a document begins) and mask
-    [B, T] (counted targets). z_loss: coefficient of the squared log partition (Chowdhery et al. 2022, arXiv 2204.02311).
-    chunk: logits of that many tokens at a time are made, used and made again backwards, so the [B, T, V] array never is.
+    [B, T] (counted targets). z_loss: coefficient of the squared log partition (Chowdhery et al. 2022, arXiv
+    2204.02311). chunk: logits of that many tokens at a time are made, used and made again backwards, so the [B, T, V]
+    array never is.
     """
     h, aux = model.hidden(params, batch["tokens"], sequence(batch, key, train))
     targets = batch["targets"]

@@ -59,8 +59,7 @@ def write(folder: Any, about: dict[str, Any]) -> None:
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         hashes = pool.map(lambda path: digest(path, flush=True), paths.values())
         rows = {
-            name: dict(size=paths[name].stat().length, sha256=text)
-            for name, text in zip(paths, hashes, strict=True)
+            name: dict(size=paths[name].stat().length, sha256=text) for name, text in zip(paths, hashes, strict=True)
         }
     content = dict(about, schema=SCHEMA, files=rows)
     replace_text(folder / NAME, json.dumps(dict(content, sha256=_own(content)), indent=1) + "\n")

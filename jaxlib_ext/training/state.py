@@ -31,7 +31,8 @@ def create(decl: Tree, tx: optax.GradientTransformation, key: Array, ema: bool) 
     trained, _ = param.split(decl, params)
     return State(
         step=jnp.int32(0), params=params, opt=tx.init(trained),
-        ema=jax.tree.map(lambda v: v.astype(jnp.float32), trained) if ema else {}, key=jax.random.key_data(jax.random.fold_in(key, 1)),
+        ema=jax.tree.map(lambda v: v.astype(jnp.float32), trained) if ema else {},
+        key=jax.random.key_data(jax.random.fold_in(key, 1)),
     )  # fmt: skip
 
 

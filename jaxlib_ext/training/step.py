@@ -28,7 +28,7 @@ Array, Tree = jax.Array, Any
 
 
 def global_norm(tree: Tree) -> Array:
-    """Euclidean norm of all leaves together, in float32 whatever their dtype (4000 bfloat16 leaves overflow optax's)."""
+    """Euclidean norm of all leaves together, in float32 whatever their dtype (optax's saturates for bfloat16)."""
     return jnp.sqrt(sum(jnp.sum(jnp.square(v.astype(jnp.float32))) for v in jax.tree.leaves(tree)))
 
 
@@ -121,7 +121,9 @@ class Step:
         return loss._replace(buffers=jax.tree.map(lambda b: jnp.mean(b, 0), buffers)), grads
 
     def _update(self, state: State, batch: dict[str, Array]) -> tuple[State, dict[str, Array]]:
-        loss, grads = self._accumulated(state, batch, jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
+        loss, grads = self._accumulated(
+            state, batch, jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        )
         grads = jax.tree.map(lambda g: g / loss.weight.astype(g.dtype), grads)
         norm = global_norm(grads)
         if self.clip is not None:

@@ -1,6 +1,6 @@
 """attention: softmax attention; multi-head, grouped or multi-query, causal or not, with a window if asked.
 
-    y_t = sum_s softmax_s(cap tanh(scale q_t.k_s / cap) + bias) v_s,  over s of the same document, s <= t, t - s < window
+    y_t = sum_s softmax_s(cap tanh(scale q_t.k_s / cap) + bias) v_s,  s of the same document, s <= t, t - s < window
 
 source: Vaswani et al. 2017, arXiv 1706.03762; Shazeer 2019, arXiv 1911.02150; Ainslie et al. 2023, arXiv 2305.13245;
         window: Beltagy et al. 2020, arXiv 2004.05150; logit cap: Gemma 2, arXiv 2408.00118
@@ -29,7 +29,8 @@ Array, Tree = jax.Array, dict
 class Attention:
     """width D. heads: query heads, width / head_dim unless given. kv_heads: key heads, heads unless given; 1 is
     multi-query. head_dim K: width / heads unless given; with neither, one head per 64 of width. window: tokens seen,
-    itself included (with causal=False on either side). cap: bound on the logits. scale: of the logits, K^-1/2 unless given.
+    itself included (with causal=False on either side). cap: bound on the logits. scale: of the logits, K^-1/2 unless
+    given.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -151,7 +152,7 @@ class Attention:
 
 
 def slot_tokens(count: Array, slots: int) -> Tokens:
-    """What the slots hold after `count` [B] tokens of the open document: the token of place p is in slot p mod slots."""
+    """What the slots hold after `count` [B] tokens of the open document: place p is in slot p mod slots."""
     last = count[:, None] - 1
     place = last - (last - jnp.arange(slots)[None]) % max(slots, 1)
     return Tokens(jnp.where(place >= 0, 0, EMPTY), place)
@@ -164,4 +165,6 @@ def keep_last(state: Tree, new: Tree, tokens: Tokens, count: Array) -> Tree:
     wanted = open_ & (tokens.doc >= 0) & (tokens.place >= count[:, None] - slots)
     slot = jnp.where(wanted, tokens.place % slots, slots)
     row = jnp.arange(slot.shape[0])[:, None]
-    return {name: state[name].at[row, slot].set(value.astype(state[name].dtype), mode="drop") for name, value in new.items()}
+    return {
+        name: state[name].at[row, slot].set(value.astype(state[name].dtype), mode="drop") for name, value in new.items()
+    }

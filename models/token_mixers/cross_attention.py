@@ -65,7 +65,9 @@ class CrossAttention:
     def bind(self, params, memory: Array, state: Tree, seq: Seq) -> Tree:
         """memory [B, S, memory_width], seq the memory's: document k of it is read by document k of the stream."""
         if memory.shape[1] != state["k"].shape[1]:
-            raise ValueError(f"cross_attention: the memory has {memory.shape[1]} tokens, the state {state['k'].shape[1]}")
+            raise ValueError(
+                f"cross_attention: the memory has {memory.shape[1]} tokens, the state {state['k'].shape[1]}"
+            )
         return dict(
             k=linear(memory, params["k"]).astype(state["k"].dtype),
             v=linear(memory, params["v"]).astype(state["v"].dtype),

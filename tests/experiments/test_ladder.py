@@ -1,4 +1,4 @@
-"""A ladder small enough for a test: it goes on where it was interrupted, runs as an array, and takes a mixer from outside."""
+"""A ladder small enough for a test: it goes on, runs as an array of jobs, and takes a mixer from outside."""
 
 import csv
 import json

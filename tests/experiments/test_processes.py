@@ -43,11 +43,12 @@ def free_port():
 
 def two(begin, out, *arguments):
     """Both processes of a run over loopback."""
-    where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "4"}
-    return [
-        begin(out, *OPTIONS, *MIXER, *arguments, **where, JAX_PROCESS_ID=str(i))
-        for i in (0, 1)
-    ]
+    where = {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_NUM_CPU_DEVICES": "4",
+    }
+    return [begin(out, *OPTIONS, *MIXER, *arguments, **where, JAX_PROCESS_ID=str(i)) for i in (0, 1)]
 
 
 @pytest.mark.parametrize("mesh", ["fsdp=4,tensor=2", "dcn.data=2,fsdp=4"])

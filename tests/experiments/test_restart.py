@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
+from jaxlib_ext.models.config import build
 from jaxlib_ext.training import load
 from jaxlib_ext.training.checkpoint import Checkpoints
-from jaxlib_ext.training.job import step_of
 from jaxlib_ext.training.config import loads
-from jaxlib_ext.models.config import build
+from jaxlib_ext.training.job import step_of
 
 STEPS = 60
 OPTIONS = ("--steps", str(STEPS), "--save-every", "10", "--eval-every", "20", "--log-every", "1", "--ema", "0.9")
@@ -85,7 +85,8 @@ def saving(out):
 @pytest.mark.slow
 def test_sigkill_at_random_steps_and_in_saves_changes_nothing(begin, train, whole, tmp_path):
     rng = random.Random(0)
-    conditions = [lambda out, n=rng.randrange(5, 55): steps_logged(out) >= n for _ in range(4)] + [saving] * 3
+    counts = [rng.randrange(5, 55) for _ in range(4)]
+    conditions = [lambda out, n=n: steps_logged(out) >= n for n in counts] + [saving] * 3
     kills = 0
     for i, condition in enumerate(conditions):
         out = tmp_path / str(i)
@@ -141,7 +142,9 @@ def test_load_gives_back_model_and_parameters(whole):
     model, params, step = load(str(whole))
     averaged = load(str(whole), ema=True)[1]
     assert step == STEPS and model.width == 16
-    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(*map(jax.tree.leaves, (params, averaged)), strict=True))
+    assert any(
+        (np.asarray(a) != np.asarray(b)).any() for a, b in zip(*map(jax.tree.leaves, (params, averaged)), strict=True)
+    )
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(train, tmp_path):

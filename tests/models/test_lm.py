@@ -105,11 +105,16 @@ def test_shared_depth_is_one_copy_passed_often():
     shared, plain = model(weights="shared", depth=3), model(depth=3)
     assert param.size(shared.decl()["unit"]) * 3 == param.size(plain.decl()["unit"])
     assert param.matmul_size(shared.decl()) == param.matmul_size(plain.decl())
-    written = plain.weights, shared.weights.write(
-        shared._unit_decl(), 3, jax.tree.map(lambda a: jnp.stack([a] * 3), params_of(shared)["unit"]["shared"])
+    written = (
+        plain.weights,
+        shared.weights.write(
+            shared._unit_decl(), 3, jax.tree.map(lambda a: jnp.stack([a] * 3), params_of(shared)["unit"]["shared"])
+        ),
     )
     params = params_of(shared)
-    as_plain = params | dict(unit=dict(shared={}, layers=jax.tree.map(lambda a: jnp.stack([a] * 3), written[1]["shared"])))
+    as_plain = params | dict(
+        unit=dict(shared={}, layers=jax.tree.map(lambda a: jnp.stack([a] * 3), written[1]["shared"]))
+    )
     a = shared.apply(params, tokens(), whole(2, T))[0]
     assert apart(plain.apply(as_plain, tokens(), whole(2, T))[0], a) < 1e-6
 

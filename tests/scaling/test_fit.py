@@ -42,18 +42,12 @@ def test_one_input_laws():
 def test_mu_scaling(table):
     t = table("muscaling_10pt.csv")
     small = t["split"] == "train"
-    fit = scaling.fit(
-        "power_offset", Data(dict(N=t["params_M"]), t["train_loss_20k"]).take(small), lsq("raw")
-    )
-    np.testing.assert_allclose(
-        [fit.theta[k] for k in ("A", "alpha", "E")], [2.46943, 0.423108, 2.923299], rtol=1e-5
-    )
+    fit = scaling.fit("power_offset", Data(dict(N=t["params_M"]), t["train_loss_20k"]).take(small), lsq("raw"))
+    np.testing.assert_allclose([fit.theta[k] for k in ("A", "alpha", "E")], [2.46943, 0.423108, 2.923299], rtol=1e-5)
     names, c = scaling.cov(fit)
     se = dict(zip(names, np.sqrt(np.diag(c)), strict=True))
     np.testing.assert_allclose([se["A"], se["alpha"], se["E"]], [0.0710, 0.0283, 0.0380], rtol=0.01)
-    np.testing.assert_allclose(
-        fit.predict(dict(N=t["params_M"][~small])), [3.18899, 3.08001, 3.03691], rtol=1e-5
-    )
+    np.testing.assert_allclose(fit.predict(dict(N=t["params_M"][~small])), [3.18899, 3.08001, 3.03691], rtol=1e-5)
 
 
 def test_function_law_equals_the_built_in():
@@ -114,9 +108,7 @@ class TestStatus:
             scaling.fit("chinchilla", one.take(np.arange(4)))
         D = np.geomspace(1e8, 1e11, 10)
         rows = dict(N=np.full(10, 1e8), D=D)
-        fit = scaling.fit(
-            "chinchilla", Data(rows, scaling.law_value(scaling.LAWS["chinchilla"](), TRUE, rows))
-        )
+        fit = scaling.fit("chinchilla", Data(rows, scaling.law_value(scaling.LAWS["chinchilla"](), TRUE, rows)))
         assert fit.status == "underdetermined" and "same N" in fit.reason
 
     def test_as_many_parameters_as_runs(self):
@@ -223,9 +215,7 @@ def check_units(law):
     with jax.enable_x64(True):
         p = {}
         for k, d in law.params.items():
-            lo, hi = (
-                (0.5, 1.5) if isinstance(d, str) else (d[0] + 0.3 * (d[1] - d[0]), d[1] - 0.3 * (d[1] - d[0]))
-            )
+            lo, hi = (0.5, 1.5) if isinstance(d, str) else (d[0] + 0.3 * (d[1] - d[0]), d[1] - 0.3 * (d[1] - d[0]))
             p[k] = jnp.asarray(rng.uniform(lo, hi))
         z = {k: jnp.asarray(rng.uniform(-1, 1, 7)) for k in law.inputs}
         s = {k: float(rng.uniform(0.3, 1)) for k in law.inputs}

@@ -63,9 +63,7 @@ def precision(p, x):
 
 
 CHINCHILLA = dict(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28)
-FARSEER = dict(
-    zip(LAWS["farseer"]().params, (0.6, -0.04, 0.05, 106.0, -15.0, -0.14, 1.2, -0.09, 0.026), strict=True)
-)
+FARSEER = dict(zip(LAWS["farseer"]().params, (0.6, -0.04, 0.05, 106.0, -15.0, -0.14, 1.2, -0.09, 0.026), strict=True))
 CASES = {
     "chinchilla": (
         SURFACE,
@@ -100,9 +98,7 @@ CASES = {
         SURFACE,
         dict(A=300.0, B=500.0, E=1.7, eta=0.15),
         lambda p, x: (
-            1.7
-            + (300 * (x["D"] / x["N"]) ** 0.15 + 500 * (x["D"] / x["N"]) ** -0.15)
-            * (6 * x["N"] * x["D"]) ** -0.15
+            1.7 + (300 * (x["D"] / x["N"]) ** 0.15 + 500 * (x["D"] / x["N"]) ** -0.15) * (6 * x["N"] * x["D"]) ** -0.15
         ),
     ),
     "downstream": (
@@ -169,9 +165,7 @@ def test_units(spec):
         p = {k: jnp.asarray(v, jnp.float64) for k, v in p.items()}
         want = law.predict(p, z)
         moved = law.units(p, shift)
-        np.testing.assert_allclose(
-            law.predict(moved, {k: v + shift[k] for k, v in z.items()}), want, rtol=1e-10
-        )
+        np.testing.assert_allclose(law.predict(moved, {k: v + shift[k] for k, v in z.items()}), want, rtol=1e-10)
         at = lambda c: law.predict({k: v * c if k in law.linear else v for k, v in p.items()}, z)
         np.testing.assert_allclose(at(3.0) - want, 2 * (at(2.0) - want), rtol=1e-9, atol=1e-14)
         slopes = jax.jacfwd(lambda p: law.predict(p, z))(p)

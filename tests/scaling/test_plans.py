@@ -29,9 +29,7 @@ def test_lifetime(fit):
         got = scaling.lifetime(fit, tokens, N=7e10)
         np.testing.assert_allclose([got.N, got.D, got.total], numbers, rtol=1e-5)
         np.testing.assert_allclose(got.loss, 1.87486471, rtol=1e-8)
-        np.testing.assert_allclose(
-            scaling.law_value(LAW, fit.theta, dict(N=got.N, D=got.D)), got.loss, rtol=1e-9
-        )
+        np.testing.assert_allclose(scaling.law_value(LAW, fit.theta, dict(N=got.N, D=got.D)), got.loss, rtol=1e-9)
     none = scaling.lifetime(fit, 1.0, N=7e10)
     np.testing.assert_allclose([none.N, none.D], [7e10, 7.65996e12], rtol=1e-4)
     with pytest.raises(ValueError, match="either the loss"):
@@ -62,16 +60,10 @@ def test_parabola_bias(width, ratio):
     x = dict(N=np.concatenate(N), D=np.concatenate(D))
     got = scaling.isoflop(Data(x, scaling.law_value(LAW, HOFFMANN, x), budget=np.concatenate(budget)))
     np.testing.assert_allclose(got.a, 0.28 / 0.62, rtol=1e-10)
-    np.testing.assert_allclose(
-        got.size(1e24) / scaling.closed_form(LAW, HOFFMANN, 1e24)["N"], ratio, atol=1e-4
-    )
+    np.testing.assert_allclose(got.size(1e24) / scaling.closed_form(LAW, HOFFMANN, 1e24)["N"], ratio, atol=1e-4)
     assert set(got.status) == {"ok"}
-    spline = scaling.isoflop(
-        Data(x, scaling.law_value(LAW, HOFFMANN, x), budget=np.concatenate(budget)), "akima"
-    )
-    assert abs(spline.size(1e19) / scaling.closed_form(LAW, HOFFMANN, 1e19)["N"] - 1) < max(
-        2e-3, (ratio - 1) / 10
-    )
+    spline = scaling.isoflop(Data(x, scaling.law_value(LAW, HOFFMANN, x), budget=np.concatenate(budget)), "akima")
+    assert abs(spline.size(1e19) / scaling.closed_form(LAW, HOFFMANN, 1e19)["N"] - 1) < max(2e-3, (ratio - 1) / 10)
 
 
 def test_akima_is_exact_on_lines_and_passes_through_points():
@@ -177,9 +169,7 @@ def test_design_lowers_the_variance_it_promises():
     cost = plan_cost(candidates)
     budget = np.sort(cost)[:12].sum()
     design = scaling.next_runs(fit, candidates, cost, budget, target)
-    assert (
-        design.spent <= budget and design.after < design.before and len(set(design.rows)) == len(design.rows)
-    )
+    assert design.spent <= budget and design.after < design.before and len(set(design.rows)) == len(design.rows)
     assert "target error" in str(design)
     rows = np.concatenate([cheap, rest[design.rows]])
     x = {k: v[rows] for k, v in data.x.items()}

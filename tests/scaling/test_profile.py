@@ -45,9 +45,7 @@ def test_an_unbounded_side_is_printed_as_unbounded():
     """A floor that the runs do not reach: it may be anything from 0 up."""
     x = np.geomspace(1e6, 1e8, 10)
     rng = np.random.default_rng(5)
-    fit = scaling.fit(
-        "power_offset", Data(dict(N=x), 30 * x**-0.1 * np.exp(0.01 * rng.standard_normal(10))), lsq()
-    )
+    fit = scaling.fit("power_offset", Data(dict(N=x), 30 * x**-0.1 * np.exp(0.01 * rng.standard_normal(10))), lsq())
     p = scaling.profile(fit, "E")
     assert p.low == 0 and np.isfinite(p.high) and "[unbounded" in str(p)
 

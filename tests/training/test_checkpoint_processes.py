@@ -163,9 +163,7 @@ def worker(folder: str, private: str) -> None:
                 raise AssertionError("not noticed")
             except ValueError as error:
                 assert "local lives on devices of one process only" in str(error)
-            tree = jax.jit(
-                shared_state, out_shardings=dict(w=place("fsdp"), r=place(), e=place(), k=place())
-            )()
+            tree = jax.jit(shared_state, out_shardings=dict(w=place("fsdp"), r=place(), e=place(), k=place()))()
             aim = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), tree)
             step, found, _ = restore(checkpoints, aim)  # from one process with 8 devices
             assert step == 5 and whole(found) == whole(tree)
@@ -190,18 +188,14 @@ def worker(folder: str, private: str) -> None:
 
 
 def shared_state() -> dict:
-    return dict(
-        w=jnp.arange(1600.0).reshape(16, 100), r=jnp.float32(3), e=jnp.zeros((0, 4)), k=jax.random.key(3)
-    )
+    return dict(w=jnp.arange(1600.0).reshape(16, 100), r=jnp.float32(3), e=jnp.zeros((0, 4)), k=jax.random.key(3))
 
 
 def whole(tree) -> list:
     from jax.experimental import multihost_utils
 
     tree = dict(tree, k=jax.random.key_data(tree["k"]))
-    return [
-        np.asarray(multihost_utils.process_allgather(v, tiled=True)).tolist() for v in jax.tree.leaves(tree)
-    ]
+    return [np.asarray(multihost_utils.process_allgather(v, tiled=True)).tolist() for v in jax.tree.leaves(tree)]
 
 
 def test_two_processes_share_checkpoints_with_one(tmp_path):
@@ -235,9 +229,7 @@ def test_two_processes_share_checkpoints_with_one(tmp_path):
     reader = Checkpoints(folder)
     aim = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=on(leaf)), tree)
     step, found, extra = restore(reader, aim)
-    assert (
-        reader.steps() == [7, 8] and step == 8 and extra == dict(position=8) and whole(found) == whole(tree)
-    )
+    assert reader.steps() == [7, 8] and step == 8 and extra == dict(position=8) and whole(found) == whole(tree)
 
 
 if __name__ == "__main__":

@@ -101,14 +101,10 @@ def test_the_line_says_what_a_run_wants_to_know():
     for step in range(1, 101):
         clock.now += 60 if step == 1 else 0.1
         line.update(step, loss=jnp.float32(2.34567), eval_loss=2.5)
-    assert line.line() == (
-        "step 100/1000  loss 2.346  eval loss 2.5  20.5k tokens/s  30% of peak  1 min 30 s left"
-    )
+    assert line.line() == ("step 100/1000  loss 2.346  eval loss 2.5  20.5k tokens/s  30% of peak  1 min 30 s left")
     assert line.rate == pytest.approx(10) and line.left == pytest.approx(90)
     line.update(1000)
-    assert (
-        "left" not in line.line() and "eval loss 2.5" in line.line()
-    )  # a figure stays until a newer one comes
+    assert "left" not in line.line() and "eval loss 2.5" in line.line()  # a figure stays until a newer one comes
 
 
 def test_before_two_steps_nothing_is_claimed():

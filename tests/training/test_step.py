@@ -1,4 +1,4 @@
-"""The training step: meshes, accumulation, masks, clipping, averages, buffers, donation, a user's own loss and chain."""
+"""The training step: meshes, accumulation, masks, clipping, averages, buffers, donation, one's own loss and chain."""
 
 import dataclasses
 import functools
@@ -26,9 +26,7 @@ def lm(**fields):
 
 def batch(seed=0, rows=B):
     ids = jax.random.randint(jax.random.key(seed), (rows, T + 1), 0, V)
-    return dict(
-        tokens=ids[:, :-1], targets=ids[:, 1:], mask=jax.random.bernoulli(jax.random.key(1), 0.8, (rows, T))
-    )
+    return dict(tokens=ids[:, :-1], targets=ids[:, 1:], mask=jax.random.bernoulli(jax.random.key(1), 0.8, (rows, T)))
 
 
 def train(step, steps=3):
@@ -62,9 +60,7 @@ def test_accumulated_gradients_are_the_whole_batchs():
     state, rows = train(split)
     assert rows[-1]["loss"] == pytest.approx(reference()[1][-1]["loss"], rel=1e-5)
     assert apart(state.params, reference()[0].params) < 1e-4
-    on_mesh = make_step(
-        lm(), optax.adamw(1e-2), losses.next_token, sharding.make_mesh("fsdp=2,tensor=4"), accumulate=4
-    )
+    on_mesh = make_step(lm(), optax.adamw(1e-2), losses.next_token, sharding.make_mesh("fsdp=2,tensor=4"), accumulate=4)
     assert train(on_mesh)[1][-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
 
 
@@ -101,8 +97,7 @@ def test_clipping_is_by_a_float32_global_norm():
     leaves = {str(i): jnp.ones((1,), jnp.bfloat16) for i in range(4000)}
     assert global_norm(leaves) == pytest.approx(4000**0.5)
     clipped, free = (
-        make_step(lm(), optax.sgd(1.0), losses.next_token, clip=c).init(jax.random.key(0))
-        for c in (0.01, None)
+        make_step(lm(), optax.sgd(1.0), losses.next_token, clip=c).init(jax.random.key(0)) for c in (0.01, None)
     )
     before = clipped.params
     step = make_step(lm(), optax.sgd(1.0), losses.next_token, clip=0.01)

@@ -37,7 +37,11 @@ def _within(q: Array, k: Array, v: Array, g: Array, doc: Array) -> tuple[Array, 
     m = BASE
     while m < c:
         halves = lambda a, m=m: a.reshape(*a.shape[:-3], -1, 2, m, a.shape[-1])
-        q2, k1, v1 = halves(blocks(q, m))[..., 1, :, :], halves(blocks(k, m))[..., 0, :, :], halves(blocks(v, m))[..., 0, :, :]
+        q2, k1, v1 = (
+            halves(blocks(q, m))[..., 1, :, :],
+            halves(blocks(k, m))[..., 0, :, :],
+            halves(blocks(v, m))[..., 0, :, :],
+        )
         p, s, d = halves(prefix), halves(suffix), of(doc, m)
         d = d.reshape(*d.shape[:-2], -1, 2, m)
         total = p[..., -1:, :]  # of each half

@@ -21,7 +21,9 @@ def token(h: Array, x: Array, dt: Array, a: Array, b: Array, c: Array, *, rule: 
     return h, jnp.einsum("bcn,bn->bc", h, c)
 
 
-def chunked(x: Array, dt: Array, a: Array, b: Array, c: Array, h: Array, start: Array, *, rule: str) -> tuple[Array, Array]:
+def chunked(
+    x: Array, dt: Array, a: Array, b: Array, c: Array, h: Array, start: Array, *, rule: str
+) -> tuple[Array, Array]:
     t = x.shape[1]
     chunk = min(CHUNK, t)
     n = -(-t // chunk)

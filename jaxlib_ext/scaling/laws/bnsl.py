@@ -47,9 +47,7 @@ class Bnsl:
 
     def ranges(self, z, y):
         x = z[self.input]
-        edges = np.linspace(
-            x.min(), x.max(), self.breaks + 1
-        )  # one break in each part, so that none changes places
+        edges = np.linspace(x.min(), x.max(), self.breaks + 1)  # one break in each part, so that none changes places
         out = dict(c0=(0.0, 1.0))
         for i in range(self.breaks):
             out |= {f"c{i + 1}": (-1.0, 5.0), f"f{i + 1}": (0.05, 1.0)}

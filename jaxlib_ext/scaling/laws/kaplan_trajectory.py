@@ -38,9 +38,7 @@ class KaplanTrajectory:
             return log_l - (log_l - jnp.log(value)) / slope
 
         root = jax.lax.stop_gradient(jax.lax.fori_loop(0, 25, step, jnp.log(floor + fall)))
-        return jnp.exp(
-            step(0, step(0, root))
-        )  # two more steps make first and second derivatives those of the root
+        return jnp.exp(step(0, step(0, root)))  # two more steps make first and second derivatives those of the root
 
     def units(self, p, shift):
         a, k = jnp.exp(p["alpha_N"] * shift["N"]), jnp.exp(p["alpha_S"] * shift["S"])

@@ -24,9 +24,7 @@ class MoeFine:
 
     @property
     def params(self):
-        return dict(
-            a="positive", b="positive", c="positive", g="positive", alpha="real", beta="real", gamma="real"
-        )
+        return dict(a="positive", b="positive", c="positive", g="positive", alpha="real", beta="real", gamma="real")
 
     def predict(self, p, z):
         width = p["g"] * jnp.exp(-p["gamma"] * z["G"]) + p["a"]
@@ -86,9 +84,7 @@ class MoeClark:
     def ranges(self, z, y):
         level = float(np.median(np.log(y)))
         wide = (level - 0.3, level + 0.3)
-        return dict(
-            a=(-0.3, 0.0), b=(-0.2, 0.0), c=(-0.01, 0.03), d=wide, X_start=(1.1, 4.0), over=(10.0, 1e3)
-        )
+        return dict(a=(-0.3, 0.0), b=(-0.2, 0.0), c=(-0.01, 0.03), d=wide, X_start=(1.1, 4.0), over=(10.0, 1e3))
 
     def experts_max(self, p):
         """X_max, where further experts stop helping: X_start (1 + over)."""

@@ -34,9 +34,7 @@ class Precision:
     def params(self):
         out = dict(A="positive", B="positive", E="positive", alpha="real", beta="real")
         out |= {f"gamma_{k}": "positive" for k in self.parts}
-        return out | (
-            dict(C="positive", gamma_D="real", gamma_N="real", gamma_post="positive") if self.post else {}
-        )
+        return out | (dict(C="positive", gamma_D="real", gamma_N="real", gamma_post="positive") if self.post else {})
 
     def predict(self, p, z):
         n = z["N"] + sum(jnp.log(-jnp.expm1(-jnp.exp(z[k]) / p[f"gamma_{k}"])) for k in self.parts)
@@ -55,6 +53,4 @@ class Precision:
 
     def ranges(self, z, y):
         out = dict(alpha=(0.1, 0.8), beta=(0.1, 0.8), **{f"gamma_{k}": (0.5, 6.0) for k in self.parts})
-        return out | (
-            dict(gamma_D=(0.1, 1.0), gamma_N=(0.1, 1.0), gamma_post=(0.3, 2.0)) if self.post else {}
-        )
+        return out | (dict(gamma_D=(0.1, 1.0), gamma_N=(0.1, 1.0), gamma_post=(0.3, 2.0)) if self.post else {})
