@@ -249,7 +249,8 @@ def _fixed_point(bench: Bench) -> list[Result]:
 def _flops(bench: Bench) -> Result:
     """2 x matmul parameters + cost(...).flops of a step against the contractions in its jaxpr."""
     state = bench.empty(bench.length)
-    counted = dot_flops(lambda s: bench.mixer.step(bench.params, bench.x[:, 0], s, bench.seq.at(0))[0], state) / 3
+    step = lambda params, s: bench.mixer.step(params, bench.x[:, 0], s, bench.seq.at(0))[0]
+    counted = dot_flops(step, bench.params, state) / 3
     weights = 2 * param.matmul_size(bench.decl) - _bound(bench)
     context = bench.context or bench.length
     stated = weights + bench.mixer.cost(1, context + bool(bench.context)).flops

@@ -59,8 +59,8 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         if is_lead():
+            self._clean()  # first: what it removes may be what fills the disk
             check_writable(self.folder)
-            self._clean()
         logging.getLogger("absl").addFilter(_quiet)
         # Made in the background, a folder that cannot be made would be noticed only after five minutes.
         options = ocp.AsyncOptions(timeout_secs=TIMEOUT, create_directories_asynchronously=False)
@@ -175,10 +175,14 @@ class Checkpoints:
         return self.folder / str(step)
 
     def _clean(self) -> None:
-        for path in sorted(self.folder.iterdir(), key=lambda path: path.name):
+        found = sorted(self.folder.iterdir(), key=lambda path: path.name) if self.folder.is_dir() else []
+        for path in found:
             if MADE.fullmatch(path.name) and path.is_dir() and not (path / manifest.NAME).exists():
                 log.warning("%s has no %s: left by an interrupted save, removed", path, manifest.NAME)
-                path.rmtree()
+                try:
+                    path.rmtree()
+                except OSError as error:
+                    raise OSError(f"cannot remove {path}: {reason(error)}") from error
 
     def _manifest(self, step: int) -> dict[str, Any]:
         try:
@@ -221,7 +225,7 @@ class Checkpoints:
             self._background.start()
 
     def _finish(self, step: int, about: dict[str, Any]) -> None:
-        """On the lead, in the background: when Orbax is through in all processes, makes it a checkpoint."""
+        """In process 0, in the background: when Orbax is through in all processes, makes it a checkpoint."""
         try:
             self._orbax.wait_until_finished()
             manifest.write(self._at(step), about)

@@ -1,5 +1,6 @@
 """Where a run writes: local folders and gs:// alike, found fit before anything is computed."""
 
+import contextlib
 import json
 import os
 import re
@@ -22,12 +23,17 @@ def is_local(path: Any) -> bool:
 def replace_text(path: Any, text: str) -> None:
     """Writes a text file in one step: whoever reads it finds the old content or the new one, never a part."""
     part = path.parent / (path.name + ".part")
-    with part.open("wb") as f:
-        f.write(text.encode())
-        if is_local(path):
-            f.flush()
-            os.fsync(f.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as f:
+            f.write(text.encode())
+            if is_local(path):
+                f.flush()
+                os.fsync(f.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # a part that cannot be completed is of no use
+            part.unlink(missing_ok=True)
+        raise
 
 
 def check_writable(folder: Any) -> None:

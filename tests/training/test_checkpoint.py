@@ -88,6 +88,16 @@ def test_each_file_of_the_newest_missing_truncated_or_changed(tmp_path, caplog):
     assert step_of(tmp_path) == 20 and not warnings(caplog)
 
 
+def test_any_byte_of_the_manifest_changed_is_noticed(tmp_path):
+    save_all(tmp_path, 10)
+    path = tmp_path / "10" / manifest.NAME
+    data = path.read_bytes()
+    for i in range(len(data)):
+        path.write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+        with pytest.raises(manifest.Damaged, match=r"10: manifest.json is (truncated or )?changed"):
+            manifest.read(path.parent)
+
+
 def test_all_damaged_is_an_error_and_not_a_fresh_start(tmp_path):
     save_all(tmp_path, 10, 20)
     for step in ("10", "20"):
@@ -316,6 +326,21 @@ def test_a_folder_that_cannot_be_written_is_one_line_at_the_start(tmp_path):
     checkpoint.check_shared(tmp_path)  # one process shares with itself
 
 
+def test_what_a_failed_save_left_goes_before_the_folder_is_tried(tmp_path, monkeypatch):
+    left = tmp_path / "20.orbax-checkpoint-tmp"
+    save_all(tmp_path, 10)
+    left.mkdir()
+
+    def full(path, text):
+        assert not left.exists()  # with it the disk was full
+        return real(path, text)
+
+    real = storage.replace_text
+    monkeypatch.setattr(storage, "replace_text", full)
+    save_all(tmp_path, 20)
+    assert step_of(tmp_path) == 20
+
+
 def test_the_manifest_is_plain_and_orbax_alone_reads_the_folder(tmp_path):
     import orbax.checkpoint as ocp
 
@@ -347,4 +372,4 @@ def test_a_text_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(pathlib.Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("stopped")))
     with pytest.raises(OSError):
         storage.replace_text(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
