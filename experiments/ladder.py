@@ -11,6 +11,7 @@ was interrupted. N counts the parameters that a token is multiplied with, C = 6 
 Exit status: 0 done, 1 a run failed or the fit is degenerate, 2 what was asked for cannot run here.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -19,7 +20,6 @@ import logging
 import os
 import pathlib
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,10 +33,11 @@ from etils import epath
 from jaxlib_ext import param, scaling
 from jaxlib_ext.models.config import ModelConfig
 from jaxlib_ext.training import config, distributed, hardware, job, loop
+from jaxlib_ext.training.beside import beside, keep_to_core
 from jaxlib_ext.training.progress import human_count, human_time
 from jaxlib_ext.training.storage import is_local, replace_text
 
-LAPTOP = "32:0.5m*2,1m*2,2m*2,4m; 64:0.5m*2,1m*2,2m*2; 96:0.5m,1m,2m; 128:2m"
+LAPTOP = "32:0.5m*2,1m*2,2m,4m; 64:0.5m*2,1m*2,2m; 96:0.5m,1m,2m; 128:2m"
 COLUMNS = (
     "mixer", "width", "depth", "tokens", "seed", "parameters", "flops", "eval_loss", "train_loss", "steps", "batch",
     "time", "learning_rate", "data_sha256", "time_seconds",
@@ -51,7 +52,7 @@ class Ladder:
     """Folder for the runs and the results; local or gs://."""
     design: str = LAPTOP
     """width:tokens*seeds, ...; width: ... with k, m, b for thousand, million, billion tokens."""
-    mixer: str = "attention(heads=2)"
+    mixer: str = "attention(heads=1)"
     """Token mixers of the pattern, comma-separated; package.module:Name is a mixer of your own. Give what must not
     jump between widths, such as the number of heads or their size."""
     channel: str = "glu"
@@ -170,13 +171,13 @@ def collect(ladder: Ladder, design: list[Rung]) -> list[dict]:
 
 
 def expected(ladder: Ladder, todo: list[Rung]) -> float:
-    """A guess in seconds before anything ran: a tenth of the peak, a millisecond a step, compilation."""
+    """A guess in seconds before anything ran: three tenths of the peak, a millisecond a step, compilation."""
     peak = hardware.peak_flops()[0] * jax.device_count()
     seconds = 0.0
     for rung in todo:
         c = run_config(ladder, rung)
         n = 12 * ladder.depth * rung.width * (rung.width + 64)
-        seconds += 4 + c.steps * (1e-3 + 6 * n * c.batch * c.time / max(0.12 * peak, 1.0))
+        seconds += 5 + c.steps * (1e-3 + 6 * n * c.batch * c.time / max(0.3 * peak, 1.0))
     return seconds
 
 
@@ -223,42 +224,16 @@ def ended(ladder: Ladder, todo: list[Rung], jobs: int) -> Iterator[Rung | None]:
             yield rung if train(ladder, rung) else None
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes below are told to save and stop
-    queue, running = sorted(todo, key=effort), {}
-    try:
-        while queue or running:
-            while queue and len(running) < jobs:
-                rung = queue.pop()
-                running[rung] = start(ladder, rung)
-            time.sleep(0.05)
-            for rung in [r for r, process in running.items() if process.poll() is not None]:
-                if running.pop(rung).returncode:
-                    raise OSError(f"run {rung.name} failed: {last_line(log_file(ladder, rung))}")
-                yield rung if result_file(ladder, rung).exists() else None
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+    named = {r.name: r for r in sorted(todo, key=effort, reverse=True)}
+    here = [sys.executable, __file__, *sys.argv[1:], "--jobs", "1", "--run"]
+    with contextlib.closing(beside({n: [*here, n] for n in named}, jobs, lambda n: log_file(ladder, n))) as names:
+        for name in names:
+            yield named[name] if result_file(ladder, named[name]).exists() else None
 
 
-def log_file(ladder: Ladder, rung: Rung) -> pathlib.Path:
+def log_file(ladder: Ladder, name: str) -> pathlib.Path:
     folder = pathlib.Path(ladder.out) if is_local(ladder.out) else pathlib.Path(tempfile.gettempdir())
-    return folder / "runs" / f"{rung.name}.log"
-
-
-def start(ladder: Ladder, rung: Rung) -> subprocess.Popen:
-    """One run in a process of its own, with one thread for its matrix products."""
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
-    log_file(ladder, rung).parent.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, __file__, *sys.argv[1:], "--run", rung.name, "--jobs", "1"]
-    with log_file(ladder, rung).open("w") as log:
-        return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ | {"XLA_FLAGS": flags})
-
-
-def last_line(file: pathlib.Path) -> str:
-    lines = file.read_text().strip().splitlines() or ["nothing was said"]
-    said = [line for line in lines if line.startswith("error: ")]
-    return (said or lines)[-1].removeprefix("error: ")
+    return folder / "runs" / f"{name}.log"
 
 
 def fitted(rows: list[dict]) -> tuple[scaling.Fit, scaling.Draws, scaling.Data, list[dict]]:
@@ -267,7 +242,8 @@ def fitted(rows: list[dict]) -> tuple[scaling.Fit, scaling.Draws, scaling.Data, 
     held = [r for r in rows if r["flops"] > 0.99 * top]
     rest = [r for r in rows if r["flops"] <= 0.99 * top]
     column = lambda name: np.array([r[name] for r in rest], np.float64)
-    data = scaling.Data(x=dict(N=column("parameters"), D=column("tokens")), y=column("eval_loss"))
+    note = "N: parameters that a token is multiplied with, head included, embedding left out; C = 6 N D"
+    data = scaling.Data(x=dict(N=column("parameters"), D=column("tokens")), y=column("eval_loss"), note=note)
     fit = scaling.fit("chinchilla", data, scaling.lsq())
     return fit, scaling.bootstrap(fit, 1000, kind="parametric"), data, held
 
@@ -345,6 +321,7 @@ def plot(path: epath.Path, ladder: Ladder, fit, draws, rows: list[dict], tests: 
 
 
 def main() -> int:
+    keep_to_core()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         ladder = tyro.cli(Ladder, description=__doc__)

@@ -27,8 +27,7 @@ def load(path: str, *, ema: bool = False) -> tuple[LM, Any, int]:
         raise ValueError(f"{folder} keeps no average of the parameters (ema was not set)")
     model = build(config.model, vocab)
     step, _ = step_of(config, model, None)
-    with Checkpoints(folder / "checkpoints", keep=config.keep) as checkpoints:
-        found = checkpoints.restore(step.abstract)
+    found = Checkpoints(folder / "checkpoints").restore(step.abstract)  # only reads, also beside a run that writes
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint that verifies")
     n, state, _ = found

@@ -69,10 +69,10 @@ class Log:
         self.job, self.begin = job, time.perf_counter()
         lead = distributed.is_lead()
         self.sinks: list = [MetricsFile(job.out / "metrics.jsonl")] if lead else []
-        if lead:
-            self.sinks[0].rewind(begin)
-            if job.config.tensorboard:
-                self.sinks.append(TensorBoard(job.out / "tensorboard"))
+        if lead and job.config.tensorboard:
+            self.sinks.append(TensorBoard(job.out / "tensorboard"))
+        for sink in self.sinks:
+            sink.rewind(begin)
         peak = hardware.peak_flops()[0] * jax.device_count()
         tokens = job.config.batch * job.config.time
         self.progress = Progress(

@@ -155,3 +155,11 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(train
     step = int(err.split("error: step ")[1].split(":")[0])
     latest = Checkpoints(tmp_path / "checkpoints").latest()
     assert latest is None or latest < step
+
+
+def test_a_profile_and_tensorboard_are_written_when_asked_for(train, tmp_path):
+    options = ("--steps", "6", "--profile", "2:3", "--tensorboard", "--log-every", "2")
+    status, _, err = train(tmp_path, *options)
+    assert status == 0, err
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
