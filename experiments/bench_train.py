@@ -150,7 +150,9 @@ def main(bench: Bench) -> None:
         order = (run_ours, run_theirs) if turn % 2 else (run_theirs, run_ours)
         took = {f.__name__: seconds(f) for f in order}
         if turn:  # the first compiles
-            matmuls.append(m), ours_s.append(took["run_ours"]), theirs_s.append(took["run_theirs"])
+            matmuls.append(m)
+            ours_s.append(took["run_ours"])
+            theirs_s.append(took["run_theirs"])
 
     peak = [2 * bench.n**3 / m for m in matmuls]
     share, low, high = interval([flops / s / p for s, p in zip(ours_s, peak, strict=True)])

@@ -90,7 +90,8 @@ def header(docstring: str | None) -> Header:
         raise ValueError(f"the header lacks {', '.join(f'{f}:' for f in missing)}")
     if not any(line.startswith("    ") for line in equations):
         raise ValueError("the header has no equations (lines indented by four spaces)")
-    return Header(*found.groups(), "\n".join(equations).strip("\n"), fields)
+    name, what = found.groups()
+    return Header(name, what, "\n".join(equations).strip("\n"), fields)
 
 
 def _folder(root: Path, family: Family) -> Path:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 
 @jax.tree_util.register_dataclass

@@ -10,7 +10,8 @@ from jax.ad_checkpoint import checkpoint_name
 from .. import param
 from ..contracts import Aux, Seq
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 NAMES = ("token_out", "channel_out")  # what the mixers of a block return
 
 _policies = jax.checkpoint_policies

@@ -15,7 +15,8 @@ import numpy as np
 from .. import param
 from ..contracts import Seq
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 
 class Generated(NamedTuple):

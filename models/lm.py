@@ -19,7 +19,8 @@ from .depth import REMAT, Context, collect, run_block, run_unit
 from .positions import Rope
 from .weights import Plain
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,9 +191,10 @@ class LM:
         """Writes a memory [B, S, .] into the state of every mixer that reads one."""
         new = _copy(state)
         for block, p, path in self._layers(self.cast(params)):
-            if hasattr(block.token, "bind"):
+            mixer: Any = block.token
+            if hasattr(mixer, "bind"):
                 held, key = _at(new, path)
-                held[key] = block.token.bind(p["token"]["mixer"], memory, held[key], seq)
+                held[key] = mixer.bind(p["token"]["mixer"], memory, held[key], seq)
         return new
 
     def prefill(self, params: Tree, tokens: Array, state: Tree, seq: Seq) -> tuple[Array, Tree]:

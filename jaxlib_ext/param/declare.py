@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 KINDS = {
     "matrix": "contracted with activations through kernels.linear; decayed",

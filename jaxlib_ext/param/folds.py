@@ -25,7 +25,8 @@ from jax.sharding import PartitionSpec
 
 from .declare import COMPUTE, DECAYED, KINDS, Param, gain
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 
 def _path(keys) -> str:
@@ -102,7 +103,7 @@ def _draw(p: Param, key: Array) -> Array:
             return jnp.zeros(p.shape, p.dtype)
         return jax.vmap(lambda i: _draw(one, jax.random.fold_in(key, i)))(jnp.arange(n))
     if callable(p.init):
-        value = p.init(key, p.shape, p.dtype)
+        value: Any = p.init(key, p.shape, p.dtype)
         if value.shape != p.shape:
             raise ValueError(f"init returned shape {value.shape}, declared is {p.shape}")
         return value.astype(p.dtype)

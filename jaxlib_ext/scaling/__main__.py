@@ -198,7 +198,7 @@ def _shared() -> tuple[argparse.ArgumentParser, ...]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line, one sub-command a verb."""
-    top = argparse.ArgumentParser("python -m jaxlib_ext.scaling", description=__doc__.split("\n")[2])
+    top = argparse.ArgumentParser("python -m jaxlib_ext.scaling", description=(__doc__ or "\n\n").split("\n")[2])
     verbs = top.add_subparsers(required=True, metavar="verb")
     formatter = argparse.ArgumentDefaultsHelpFormatter
 

@@ -56,6 +56,7 @@ def to_free(domain: Domain, value: Any) -> Any:
         return jnp.log(value)
     if domain == "real":
         return value
+    assert isinstance(domain, tuple)
     lo, hi = domain
     share = (value - lo) / (hi - lo)
     return jnp.log(share) - jnp.log1p(-share)
@@ -67,6 +68,7 @@ def from_free(domain: Domain, u: Any) -> Any:
         return jnp.exp(u)
     if domain == "real":
         return u
+    assert isinstance(domain, tuple)
     lo, hi = domain
     return lo + (hi - lo) * jax.nn.sigmoid(u)
 

@@ -96,7 +96,7 @@ class Problem:
         whole = jnp.zeros((len(u), len(u)), u.dtype).at[: self.size, : self.size].set(inverse)
         return whole.at[-1, -1].set(1 / jnp.sum(rows.w))
 
-    def solve(self, u: Array, rows: Rows, widths: tuple[Array, Array], iterations: int = 300, polish: int = 60):
+    def solve(self, u: Array, rows: Rows, widths: Any, iterations: int = 300, polish: int = 60):
         """From coordinates [p] to the optimum through the widths (`padded`).
 
         Returns (u [p + extra], value, gradient, decrement). Jit and vmap over any argument.

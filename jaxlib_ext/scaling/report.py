@@ -18,7 +18,7 @@ def law_text(law: Law) -> str:
     """The law as `named` reads it, with the options that differ from their defaults."""
     names = {cls: name for name, cls in LAWS.items()}
     if type(law) not in names:
-        return getattr(law, "f", law).__name__ if isinstance(law, Function) else repr(law)
+        return getattr(law.f, "__name__", repr(law.f)) if isinstance(law, Function) else repr(law)
     changed = [f for f in dataclasses.fields(law) if getattr(law, f.name) != f.default]
     options = ", ".join(f"{f.name}={getattr(law, f.name)!r}" for f in changed)
     return names[type(law)] + (f"({options})" if options else "")

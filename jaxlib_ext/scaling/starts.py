@@ -87,6 +87,7 @@ def _inside(domain: Domain, value: Array, least: Array) -> Array:
         return value
     if domain == "positive":
         return jnp.maximum(value, least)
+    assert isinstance(domain, tuple)
     lo, hi = domain
     return jnp.clip(value, lo + 0.02 * (hi - lo), hi - 0.02 * (hi - lo))
 

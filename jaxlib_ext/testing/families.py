@@ -12,7 +12,8 @@ from .flops import dot_flops
 from .verdict import TOLERANCE, Result, apart, draw, same_structure, to_results
 from .wrapped import OPERATORS, cut, with_operators
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 B, T = 2, 8
 
 
@@ -151,7 +152,7 @@ def residual(method, width: int) -> list[Result]:
 
     def scanned(x, w=w):
         z = method.open(ends, x, seq)
-        body = lambda z, a: (site(z, *a, seq), None)
+        body = lambda z, a: (site(z, a[0], a[1], a[2], seq), None)
         z, _ = jax.lax.scan(body, z, (jnp.arange(sites), stacked, w))
         return method.close(ends, z, seq)
 

@@ -17,7 +17,8 @@ from .flops import dot_flops
 from .verdict import TOLERANCE, Result, apart, draw, same_structure, to_results
 from .wrapped import OPERATORS, cut, with_operators
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 MORE = 5  # tokens that continue from a state, to compare what it holds
 
 

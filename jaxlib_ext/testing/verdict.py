@@ -9,7 +9,8 @@ import numpy as np
 
 from .. import param
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2, "float64": 1e-9}  # relative to the norm; never widened to pass
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
 
 import jax
 from etils import epath
@@ -12,7 +13,7 @@ from ..models.config import build
 from ..models.lm import LM
 from ..optim import make_optimizer, make_schedule
 from . import config, data, losses, storage
-from .config import RunConfig
+from .config import RunConfig, Saved
 from .step import Step, make_step
 
 
@@ -23,7 +24,7 @@ class Job:
     config: RunConfig
     model: LM
     step: Step
-    schedule: object
+    schedule: Callable
     mesh: jax.sharding.Mesh
     train: data.Batches
     held_out: data.EvalBatches
@@ -33,9 +34,9 @@ class Job:
         return epath.Path(self.config.out)
 
     @property
-    def saved(self) -> config.Saved:
+    def saved(self) -> Saved:
         about = json.loads(json.dumps(self.train.source.describe()))  # as it will be read again
-        return config.Saved(self.config, self.model.vocab, about)
+        return Saved(self.config, self.model.vocab, about)
 
     @property
     def flops(self) -> float:
@@ -50,7 +51,7 @@ def loss_of(c: RunConfig):
     return functools.partial(losses.next_token, z_loss=c.z_loss, chunk=c.loss_chunk)
 
 
-def step_of(c: RunConfig, model: LM, mesh: jax.sharding.Mesh | None) -> tuple[Step, object]:
+def step_of(c: RunConfig, model: LM, mesh: jax.sharding.Mesh | None) -> tuple[Step, Callable]:
     """The training step and the schedule inside it."""
     schedule = make_schedule(c.schedule, c.learning_rate, c.steps, round(c.warmup * c.steps))
     tx = make_optimizer(c.optimizer, schedule, param.decayed(model.decl()))

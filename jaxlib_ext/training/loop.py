@@ -107,7 +107,7 @@ def _checked(step: int, metrics: Any, job: Job) -> Row:
             f"step {step}: loss {values['loss']:.4g}, gradient norm {values['grad_norm']:.4g} are not finite; "
             f"the last good checkpoint in {job.out} stays"
         )
-    rate = float(job.schedule(step - 1))  # type: ignore[operator]
+    rate = float(job.schedule(step - 1))
     return dict(step=step, tokens=step * job.config.batch * job.config.time, learning_rate=rate) | values
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from ..contracts import Aux, Seq, from_starts
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 
 class Loss(NamedTuple):

@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from .. import param
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 
 @jax.tree_util.register_dataclass

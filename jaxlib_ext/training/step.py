@@ -24,7 +24,8 @@ from ..sharding import shardings as param_shardings
 from .losses import Loss
 from .state import State, create, shardings
 
-Array, Tree = jax.Array, Any
+Array = jax.Array
+Tree = Any
 
 
 def global_norm(tree: Tree) -> Array:
@@ -132,9 +133,9 @@ class Step:
         trained, rest = param.split(self.decl, state.params)
         updates, opt = self.tx.update(grads, state.opt, trained)
         trained = optax.apply_updates(trained, updates)
-        ema = state.ema
-        if self.ema is not None:
-            ema = jax.tree.map(lambda a, v: a + (1 - self.ema) * (v.astype(jnp.float32) - a), ema, trained)
+        ema, decay = state.ema, self.ema
+        if decay is not None:
+            ema = jax.tree.map(lambda a, v: a + (1 - decay) * (v.astype(jnp.float32) - a), ema, trained)
         params = _write(param.join(trained, rest), loss.buffers)
         metrics = {name: value / loss.weight for name, value in loss.metrics.items()}
         finite = jnp.isfinite(loss.total) & jnp.isfinite(norm)

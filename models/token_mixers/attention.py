@@ -22,7 +22,8 @@ from ...kernels.attention import EMPTY, PAD, Tokens, attention
 from ...kernels.linear import linear
 from ..positions import Rope
 
-Array, Tree = jax.Array, dict
+Array = jax.Array
+Tree = dict
 
 
 @dataclasses.dataclass(frozen=True)

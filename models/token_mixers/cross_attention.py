@@ -20,7 +20,8 @@ from ...kernels.attention import EMPTY, Tokens, attention
 from ...kernels.linear import linear
 from .attention import Attention
 
-Array, Tree = jax.Array, dict
+Array = jax.Array
+Tree = dict
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,8 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.gla import gla
 from ...kernels.linear import linear
 
-Array, Tree = jax.Array, dict
+Array = jax.Array
+Tree = dict
 
 
 @dataclasses.dataclass(frozen=True)

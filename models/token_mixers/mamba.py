@@ -23,7 +23,8 @@ from ...kernels.linear import linear
 from ...kernels.selective_scan import selective_scan, token
 from ...kernels.short_conv import short_conv, short_conv_step
 
-Array, Tree = jax.Array, dict
+Array = jax.Array
+Tree = dict
 
 
 def _dt_bias(low: float, high: float):
@@ -112,7 +113,8 @@ class Mamba:
         u, held = short_conv(u, params["conv"], state["conv"], seq)
         u = jax.nn.silu(u + along(params["conv_bias"], u))
         start = seq.start & seq.mask
-        y, h = selective_scan(*self._inputs(params, u, seq.mask), state["h"], start, rule=self.input_rule)
+        u_, dt, a, b, c = self._inputs(params, u, seq.mask)
+        y, h = selective_scan(u_, dt, a, b, c, state["h"], start, rule=self.input_rule)
         return self._output(params, x, u, y, z), dict(conv=held, h=h), Aux()
 
     def step(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
@@ -120,5 +122,6 @@ class Mamba:
         u, held = short_conv_step(u, params["conv"], state["conv"], seq)
         u = jax.nn.silu(u + along(params["conv_bias"], u))
         h = hold(seq.start & seq.mask, jnp.zeros_like(state["h"]), state["h"])
-        h, y = token(h, *self._inputs(params, u, seq.mask), rule=self.input_rule)
+        u_, dt, a, b, c = self._inputs(params, u, seq.mask)
+        h, y = token(h, u_, dt, a, b, c, rule=self.input_rule)
         return self._output(params, x, u, y, z), dict(conv=held, h=h), Aux()

@@ -33,7 +33,7 @@ def _within(q: Array, k: Array, v: Array, g: Array, doc: Array) -> tuple[Array, 
     c = q.shape[-2]
     blocks = lambda a, m: a.reshape(*a.shape[:-2], -1, m, a.shape[-1])
     of = lambda a, m: a.reshape(*a.shape[:-1], -1, m)
-    y, prefix, suffix = _base(*(blocks(a, BASE) for a in (q, k, v, g)), of(doc, BASE))
+    y, prefix, suffix = _base(blocks(q, BASE), blocks(k, BASE), blocks(v, BASE), blocks(g, BASE), of(doc, BASE))
     m = BASE
     while m < c:
         halves = lambda a, m=m: a.reshape(*a.shape[:-3], -1, 2, m, a.shape[-1])
