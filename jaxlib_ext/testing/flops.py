@@ -51,8 +51,10 @@ def _inside(eqn, flags: list[bool]) -> tuple[float, list[bool]]:
     for jaxpr in inner:
         given = flags[-len(jaxpr.invars) :] if len(flags) >= len(jaxpr.invars) else [True] * len(jaxpr.invars)
         if name == "scan":  # what a turn gives to the next one may depend on what did not at first
-            first, n = eqn.params["num_consts"], eqn.params["num_carry"]
-            given[first : first + n] = [True] * n
+            rank = lambda variables: [len(v.aval.shape) for v in variables]
+            n = sum(a == b for a, b in zip(rank(eqn.outvars), rank(jaxpr.outvars), strict=True))  # rows have one more
+            whole = sum(a == b for a, b in zip(rank(eqn.invars), rank(jaxpr.invars), strict=True))
+            given[whole - n : whole] = [True] * n
         flops, found = _count(jaxpr, given)
         counts.append(flops)
         out = found if len(inner) == 1 and len(found) == len(out) else out
