@@ -189,7 +189,7 @@ def jobs_of(ladder: Ladder) -> int:
 def climb(ladder: Ladder, design: list[Rung]) -> bool:
     """Trains what is missing; True if everything that was asked for has ended."""
     mine = [r for r in design if ladder.run in ("", r.name)]
-    if ladder.only:
+    if ladder.only and not ladder.run:
         k, n = map(int, ladder.only.split("/"))
         mine = mine[k - 1 :: n]
     todo = [r for r in mine if not result_file(ladder, r).exists()]
