@@ -300,11 +300,15 @@ def plot(path: epath.Path, ladder: Ladder, fit, draws, rows: list[dict], tests: 
         left.fill_between(tokens, band.low, band.high, color=colour, alpha=0.15, lw=0)
         used = [r for r in mine if not any(t["width"] == width and t["tokens"] == r["tokens"] for t in tests)]
         label = f"width {width} ({human_count(n)})"
-        left.plot([r["tokens"] for r in used], [r["eval_loss"] for r in used], "o", color=colour, ms=5, label=label)
+        if used:
+            left.plot([r["tokens"] for r in used], [r["eval_loss"] for r in used], "o", color=colour, ms=5, label=label)
         fresh = [t for t in tests if t["width"] == width]
         left.plot([t["tokens"] for t in fresh], [t["measured"] for t in fresh], "*", color=colour, ms=14, mec="black",
                   label=f"{label}, held out" if fresh else None)  # fmt: skip
     left.set(xscale="log", xlabel="training tokens", ylabel="held-out loss, nats a token", title=ladder.mixer)
+    budgets = sorted({r["tokens"] for r in rows})
+    left.set_xticks(budgets, [human_count(t) for t in budgets])
+    left.minorticks_off()
     left.legend(fontsize=8)
     right.plot(fit.predict(), fit.data.y, "o", ms=5, label="fitted runs")
     for t in tests:
