@@ -236,8 +236,8 @@ def log_file(ladder: Ladder, name: str) -> pathlib.Path:
     return folder / "runs" / f"{name}.log"
 
 
-def fitted(rows: list[dict]) -> tuple[scaling.Fit, scaling.Draws, scaling.Data, list[dict]]:
-    """The law on all runs but the largest, its bootstrap, its data, and the runs held out."""
+def fitted(rows: list[dict]) -> tuple[scaling.Fit, scaling.Draws, list[dict]]:
+    """The law on all runs but the largest, its bootstrap, and the runs held out."""
     top = max(r["flops"] for r in rows)
     held = [r for r in rows if r["flops"] > 0.99 * top]
     rest = [r for r in rows if r["flops"] <= 0.99 * top]
@@ -245,12 +245,12 @@ def fitted(rows: list[dict]) -> tuple[scaling.Fit, scaling.Draws, scaling.Data, 
     note = "N: parameters that a token is multiplied with, head included, embedding left out; C = 6 N D"
     data = scaling.Data(x=dict(N=column("parameters"), D=column("tokens")), y=column("eval_loss"), note=note)
     fit = scaling.fit("chinchilla", data, scaling.lsq())
-    return fit, scaling.bootstrap(fit, 1000, kind="parametric"), data, held
+    return fit, scaling.bootstrap(fit, 1000, kind="parametric"), held
 
 
 def conclude(ladder: Ladder, rows: list[dict]) -> int:
     """Fit, prediction against what was measured, table, files. The exit status."""
-    fit, draws, data, held = fitted(rows)
+    fit, draws, held = fitted(rows)
     print("\n" + fit.report())
     at = dict(N=np.array([r["parameters"] for r in held], float), D=np.array([r["tokens"] for r in held], float))
     prediction = scaling.predict(fit, at, draws)

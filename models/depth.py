@@ -77,6 +77,13 @@ class Context:
             i = i + 1
         return z, seq, found, state
 
+    def trained(self, block, params: Tree, z: Tree, i, seq: Seq, path: tuple[str, ...]):
+        """One block of a call that nothing follows. Returns z, seq, Aux under the block's path."""
+        mixer = block.token
+        state = None if mixer is None else self.empty(mixer, params["token"]["mixer"], seq.mask.shape[0])
+        z, seq, found, _ = self.block(block, params, z, i, seq, "scan", state)
+        return z, seq, collect([_placed(aux, (*path, kind)) for kind, aux in found.items()])
+
 
 def _nest(path: tuple[str, ...], tree: Tree) -> Tree:
     for key in reversed(path):
@@ -84,28 +91,15 @@ def _nest(path: tuple[str, ...], tree: Tree) -> Tree:
     return tree
 
 
-def _places(found: dict[str, Aux], path: tuple[str, ...]) -> Aux:
-    """The reports of one block's mixers under their place; buffers at their path among the parameters."""
-    losses, stats, buffers = {}, {}, {}
-    for kind, aux in found.items():
-        for name, value in aux.losses.items():
-            losses[name] = losses.get(name, 0.0) + value
-        if aux.stats:
-            stats["/".join((*path, kind))] = aux.stats
-        if aux.buffers:
-            buffers[kind] = dict(mixer=aux.buffers)
-    return Aux(losses, stats, _nest(path, buffers) if buffers else {})
+def _placed(aux: Aux, path: tuple[str, ...]) -> Aux:
+    """A mixer's report under its place; buffers at their path among the parameters."""
+    stats = {"/".join(path): aux.stats} if aux.stats else {}
+    return Aux(aux.losses, stats, _nest((*path, "mixer"), aux.buffers) if aux.buffers else {})
 
 
 def run_block(context: Context, block, params: Tree, z: Tree, i: int, seq: Seq, path: tuple[str, ...]):
     """A prefix or suffix block in training. Returns z, seq, Aux."""
-
-    def body(params, z, seq):
-        mixer = block.token
-        state = None if mixer is None else context.empty(mixer, params["token"]["mixer"], seq.mask.shape[0])
-        z, seq, found, _ = context.block(block, params, z, i, seq, "scan", state)
-        return z, seq, _places(found, path)
-
+    body = lambda params, z, seq: context.trained(block, params, z, i, seq, path)
     return _remat(context.model.remat, body)(params, z, seq)
 
 
@@ -123,11 +117,9 @@ def run_unit(context: Context, params: Tree, z: Tree, i: int, seq: Seq):
         unit = model.weights.unit(params["shared"], layer)
         inside, site, reports = seq, i + n * per_unit, []
         for k, block in enumerate(model.unit):
-            p, mixer = unit[str(k)], block.token
-            state = None if mixer is None else context.empty(mixer, p["token"]["mixer"], seq.mask.shape[0])
-            z, inside, found, _ = context.block(block, p, z, site, inside, "scan", state)
+            z, inside, aux = context.trained(block, unit[str(k)], z, site, inside, (str(k),))
             site = site + block.sites
-            reports.append(_places(found, (str(k),)))
+            reports.append(aux)
         return jax.tree.map(lambda a: model.constrain(a) if a.ndim == 3 else a, z), collect(reports)
 
     unroll = model.unroll if model.unroll is not None else model.repeats if jax.default_backend() == "cpu" else 1

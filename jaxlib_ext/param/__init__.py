@@ -36,8 +36,6 @@ from .folds import (
     nbytes,
     paths,
     quantised,
-    replace,
-    reuse,
     size,
     specs,
     split,
@@ -48,6 +46,6 @@ from .folds import (
 __all__ = [
     "AXES", "COMPUTE", "DECAYED", "KINDS", "TRAINED", "Param", "abstract", "bias", "blocks", "buffer", "cache",
     "cast", "check", "const", "conv", "count", "decay", "decayed", "dequantise", "embed", "fold", "gain",
-    "head", "init", "join", "leaves", "matmul_size", "matrix", "nbytes", "paths", "quantised", "replace",
-    "reuse", "size", "specs", "split", "stack", "state", "table", "zeros",
+    "head", "init", "join", "leaves", "matmul_size", "matrix", "nbytes", "paths", "quantised", "size", "specs",
+    "split", "stack", "state", "table", "zeros",
 ]  # fmt: skip

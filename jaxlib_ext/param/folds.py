@@ -71,11 +71,6 @@ def check(decl: Tree) -> None:
         raise ValueError(f"two leaves have the path {twice[0]!r}: a key must not contain '/'")
 
 
-def replace(decl: Tree, **fields) -> Tree:
-    """The same declaration with fields of every Param replaced."""
-    return fold(lambda _, p: dataclasses.replace(p, **fields), decl)
-
-
 def stack(decl: Tree, **axis: int) -> Tree:
     """Adds one leading copies axis, `stack(decl, layers=n)`: names, roles and optimizer blocks move together.
 
@@ -88,11 +83,6 @@ def stack(decl: Tree, **axis: int) -> Tree:
         return dataclasses.replace(p, copies=((name, n), *p.copies), stacked=p.stacked + 1)
 
     return fold(add, decl)
-
-
-def reuse(p: Param, n: float) -> Param:
-    """The same parameter, passed n times by every token (shared over depth)."""
-    return dataclasses.replace(p, uses=p.uses * n)
 
 
 def _draw(p: Param, key: Array) -> Array:

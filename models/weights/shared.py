@@ -21,7 +21,7 @@ class Shared:
     """One copy, norms included; a token passes each leaf n times (`uses`)."""
 
     def decl(self, unit: dict, n: int) -> dict:
-        return {"shared": param.fold(lambda _, p: param.reuse(p, n), unit), "layers": {}}
+        return {"shared": param.fold(lambda _, p: dataclasses.replace(p, uses=p.uses * n), unit), "layers": {}}
 
     def write(self, unit: dict, n: int, dense: dict) -> dict:
         def first(path, _, values):
