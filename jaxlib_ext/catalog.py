@@ -1,8 +1,9 @@
 """The families and their methods, read from the headers of their files: what the map comes from.
 
 A method file's docstring is its header. It begins with `name: one sentence.`, then come equations, indented
-by four spaces, then the fields `source:`, `train:`, `decode:`, `departs:` and, where they apply, `couples:`
-and `catalogue:`; a value goes on over indented lines. The name is the key in the family's registry, which is
+by four spaces, then the fields `source:`, `train:`, `decode:`, `departs:` (for an optimizer's rule `source:`,
+`state:`, `defaults:`, `departs:`) and, where they apply, `couples:` and `catalogue:`; a value goes on over
+indented lines. The name is the key in the family's registry, which is
 a literal dict in `__init__.py`.
 
 In a family's folder every file that holds a public class, or a line that begins a field, is a method and must
@@ -22,21 +23,24 @@ from . import param, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIRED = ("source", "train", "decode", "departs")
+RULE = ("source", "state", "defaults", "departs")
 OPTIONAL = ("couples", "catalogue")
 WIDTH, CONTEXT = 128, 1024  # the size at which the map counts
 
-_FIELD = re.compile(rf"({'|'.join(REQUIRED + OPTIONAL)}):\s*(.*)")
+_FIELD = re.compile(rf"({'|'.join(sorted({*REQUIRED, *RULE, *OPTIONAL}))}):\s*(.*)")
 _TITLE = re.compile(r"(\w+): (\S.*)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
     """module: under jaxlib_ext, a folder with one method a file. registry: the literal dict in its
-    `__init__.py`, name -> class. decl: method -> declaration of its parameters at WIDTH, if it has any."""
+    `__init__.py`, name -> class. decl: method -> declaration of its parameters at WIDTH, if it has any.
+    fields: what a header must have."""
 
     module: str
     registry: str
     decl: Callable[[Any], Any] | None = None
+    fields: tuple[str, ...] = REQUIRED
 
 
 FAMILIES = {
@@ -46,6 +50,7 @@ FAMILIES = {
     "positions": Family("models.positions", "POSITIONS", lambda m: m.decl(WIDTH)),
     "residuals": Family("models.residuals", "RESIDUALS", lambda m: m.decl(1)),
     "weights": Family("models.weights", "WEIGHTS"),
+    "optimizers": Family("optim.rules", "RULES", fields=RULE),
 }
 
 
@@ -59,7 +64,7 @@ class Header:
     fields: dict[str, str]
 
 
-def header(docstring: str | None) -> Header:
+def header(docstring: str | None, required: tuple[str, ...] = REQUIRED) -> Header:
     """Parses a method's docstring; a ValueError names what is missing.
 
     >>> fields = "source: none\\ntrain: T D\\ndecode: D\\ndeparts: none"
@@ -85,7 +90,7 @@ def header(docstring: str | None) -> Header:
             fields[last] = f"{fields[last]} {line.strip()}".strip()
         elif line.strip():
             raise ValueError(f"the header has a line that is neither a field nor indented: {line!r}")
-    missing = [f for f in REQUIRED if not fields.get(f)]
+    missing = [f for f in required if not fields.get(f)]
     if missing:
         raise ValueError(f"the header lacks {', '.join(f'{f}:' for f in missing)}")
     if not any(line.startswith("    ") for line in equations):
@@ -142,7 +147,7 @@ def _read(root: Path, family: Family, problems: list[str]) -> list[tuple[Header,
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         try:
-            said = header(ast.get_docstring(tree))
+            said = header(ast.get_docstring(tree), family.fields)
             if said.name != name:
                 raise ValueError(f"the header names {said.name!r}, {family.registry} lists it as {name!r}")
             if cls not in _classes(tree):
@@ -207,8 +212,9 @@ def _row(root: Path, family: Family, said: Header, file: Path) -> dict[str, str]
         "source": said.fields["source"],
         "parameters": size,
         "state bytes": held,
-        "train": said.fields["train"],
-        "decode": said.fields["decode"],
+        "state": said.fields.get("state", ""),
+        "train": said.fields.get("train", ""),
+        "decode": said.fields.get("decode", ""),
         "couples": said.fields.get("couples", ""),
     }
 

@@ -1,6 +1,9 @@
-"""Optimizers by name: each a function that returns an `optax.GradientTransformation`, with optax's argument names.
+"""Optimizers: rules for one leaf, made into optax transformations by one core; schedules.
 
-What optax has and does exactly is optax's. `decay_mask` has one name everywhere; `param.decayed(decl)` is the mask.
+    tx = optim.adamw(1e-3, b2=0.95, weight_decay=0.1, decay_mask=mask)       # in any optax chain
+    tx = optim.transform(optim.rules.Lion(), schedule, decl=decl, formats="bf16", clip_norm=1.0)
+
+RULES has the classes by name, OPTIMIZERS the functions; `make_optimizer` picks one from a command line.
 """
 
 if __name__ != "jaxlib_ext.optim":
@@ -9,52 +12,61 @@ if __name__ != "jaxlib_ext.optim":
 
 from typing import Any
 
-import optax
-
 from ..registry import make
-from .schedules import SCHEDULES, constant, cosine, linear, make_schedule, wsd
+from . import rules, schedules
+from .functions import *  # noqa: F403
+from .functions import OPTIMIZERS
+from .fused import FusedScan
+from .groups import Group, grouped
+from .report import report, slot_bytes
+from .rule import Leaf, Now, Rule, Slot, Traced, decayed
+from .rules import RULES
+from .schedules import SCHEDULES, Schedule, make_schedule
+from .transform import Optimizer, OptState, independent, set_hyper, transform
+from .wrapped import Wrapped
 
 __all__ = [
     "OPTIMIZERS",
+    "RULES",
     "SCHEDULES",
-    "adam",
-    "adamw",
-    "constant",
-    "cosine",
-    "linear",
-    "lion",
+    "FusedScan",
+    "Group",
+    "Leaf",
+    "Now",
+    "OptState",
+    "Optimizer",
+    "Rule",
+    "Schedule",
+    "Slot",
+    "Traced",
+    "Wrapped",
+    "decayed",
+    "default_rate",
+    "grouped",
+    "independent",
     "make_optimizer",
     "make_schedule",
-    "sgd",
-    "wsd",
+    "report",
+    "rules",
+    "schedules",
+    "set_hyper",
+    "slot_bytes",
+    "transform",
+    *OPTIMIZERS,
 ]  # fmt: skip
 
 
-def adam(learning_rate, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Kingma and Ba 2014, arXiv 1412.6980."""
-    return optax.adam(learning_rate, b1=b1, b2=b2, eps=eps)
+def default_rate(spec: str) -> float:
+    """The learning rate of an optimizer of ours, named as for `make_optimizer`, where none is given."""
+    tx = make(spec, OPTIMIZERS, "optimizer", learning_rate=0.0)
+    if not isinstance(tx, Optimizer):
+        raise ValueError(f"optimizer {spec!r} has no learning rate of its own: give one")
+    return tx.core.rule.default_rate
 
 
-def adamw(learning_rate, *, b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8, weight_decay: float = 0.1,
-          decay_mask: Any = None) -> optax.GradientTransformation:  # fmt: skip
-    """Loshchilov and Hutter 2017, arXiv 1711.05101; the decay is multiplied by the learning rate, as in optax."""
-    return optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=decay_mask)
+def make_optimizer(spec: str, learning_rate: Any, decay_mask: Any = None, **core: Any) -> Optimizer:
+    """`make_optimizer("adamw(b2=0.95)", schedule, param.decayed(decl))`; package.module:name is one of your own.
 
-
-def lion(learning_rate, *, b1: float = 0.9, b2: float = 0.99, weight_decay: float = 0.1,
-         decay_mask: Any = None) -> optax.GradientTransformation:  # fmt: skip
-    """Chen et al. 2023, arXiv 2302.06675."""
-    return optax.lion(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask)
-
-
-def sgd(learning_rate, *, momentum: float = 0.9, nesterov: bool = False) -> optax.GradientTransformation:
-    """Stochastic gradient descent; momentum 0 has no slot."""
-    return optax.sgd(learning_rate, momentum=momentum or None, nesterov=nesterov)
-
-
-OPTIMIZERS = {"adam": adam, "adamw": adamw, "lion": lion, "sgd": sgd}
-
-
-def make_optimizer(spec: str, learning_rate: Any, decay_mask: Any = None) -> optax.GradientTransformation:
-    """`make_optimizer("adamw(b2=0.95)", schedule, param.decayed(decl))`; package.module:name is one of your own."""
-    return make(spec, OPTIMIZERS, "optimizer", learning_rate=learning_rate, decay_mask=decay_mask)
+    core: options of `transform`.
+    """
+    return make(spec, OPTIMIZERS, "optimizer", learning_rate=learning_rate, decay_mask=decay_mask, **core)

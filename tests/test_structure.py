@@ -34,14 +34,14 @@ MAY_IMPORT = {
     "scaling": ("param",),
     "training": (*BASE, "kernels", "sharding", "models", "optim"),
     "targets": (*BASE, "kernels", "sharding", "models", "optim"),
-    "testing": ("param", "contracts", "kernels"),
+    "testing": ("param", "contracts", "kernels", "optim"),
     "interop": ("param", "contracts"),
     "catalog": ("param", "registry"),
     "__main__": ("catalog",),
 }
 # Packages that are slow to import, and where this may happen at the top of a file.
 HEAVY = {
-    "optax": ("optim", "training"),
+    "optax": ("optim", "testing", "training"),
     "flax": ("interop",),
     **dict.fromkeys(("chex", "grain", "matplotlib", "orbax", "pandas", "rich", "scipy"), ()),
     **dict.fromkeys(

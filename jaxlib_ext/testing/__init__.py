@@ -8,6 +8,7 @@ for result in testing.token_mixer(MyMixer(width=16)): print(result)
 from .families import channel_mixer, norm, position, residual, weights
 from .flops import dot_flops
 from .mixers import token_mixer
+from .rules import rule
 from .verdict import Result, check
 
 __all__ = [
@@ -18,12 +19,14 @@ __all__ = [
     "check_norm",
     "check_position",
     "check_residual",
+    "check_rule",
     "check_token_mixer",
     "check_weights",
     "dot_flops",
     "norm",
     "position",
     "residual",
+    "rule",
     "token_mixer",
     "weights",
 ]
@@ -57,3 +60,8 @@ def check_residual(method, width: int) -> None:
 def check_weights(method) -> None:
     """As check_token_mixer, for a weights transform."""
     check(method, weights(method))
+
+
+def check_rule(method, **options) -> None:
+    """As check_token_mixer, for an optimizer's rule. Options as in `rule`."""
+    check(method, rule(method, **options))

@@ -26,7 +26,8 @@ class RunConfig:
     seed: int = 0
     optimizer: str = "adamw"
     """Name, or name(option=value, ...)."""
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
+    """Peak of the schedule; None is the optimizer's own default."""
     schedule: str = "cosine"
     warmup: float = 0.05
     """Share of the steps."""
@@ -41,6 +42,8 @@ class RunConfig:
     """Decay of a running average of the parameters, evaluated beside them."""
     mesh: str = ""
     """"fsdp=4,tensor=2"; with several slices "dcn.data=2,fsdp=16". Empty: all devices on data."""
+    zero: str = ""
+    """Mesh axes, comma-separated, that the optimizer's state is split over beyond its parameters: ZeRO is "data"."""
     eval_every: int = 100
     eval_windows: int = 64
     """Fixed held-out windows."""
@@ -59,7 +62,7 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the steps in [0, 1], not {self.warmup}")
-        if self.learning_rate <= 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch={self.batch}")
@@ -67,7 +70,7 @@ class RunConfig:
 
 
 # What may differ when a run goes on: it changes no batch and no update.
-FREE = {"out", "mesh", "eval_every", "eval_windows", "log_every", "save_every", "keep", "profile", "tensorboard"}
+FREE = {"out", "mesh", "zero", "eval_every", "eval_windows", "log_every", "save_every", "keep", "profile", "tensorboard"}
 
 
 def profile_steps(text: str) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from etils import epath
 from .. import param, sharding
 from ..models.config import build
 from ..models.lm import LM
-from ..optim import make_optimizer, make_schedule
+from ..optim import default_rate, make_optimizer, make_schedule
 from . import config, data, losses, storage
 from .config import RunConfig, Saved
 from .step import Step, make_step
@@ -53,9 +53,14 @@ def loss_of(c: RunConfig):
 
 def step_of(c: RunConfig, model: LM, mesh: jax.sharding.Mesh | None) -> tuple[Step, Callable]:
     """The training step and the schedule inside it."""
-    schedule = make_schedule(c.schedule, c.learning_rate, c.steps, round(c.warmup * c.steps))
-    tx = make_optimizer(c.optimizer, schedule, param.decayed(model.decl()))
-    step = make_step(model, tx, loss_of(c), mesh, accumulate=c.accumulate, clip=c.clip, ema=c.ema)
+    peak = default_rate(c.optimizer) if c.learning_rate is None else c.learning_rate
+    schedule = make_schedule(
+        c.schedule, peak, c.steps, round(c.warmup * c.steps), batch=c.batch, tokens=c.batch * c.time
+    )
+    decl = model.decl()
+    tx = make_optimizer(c.optimizer, schedule, param.decayed(decl), decl=decl)
+    zero = tuple(filter(None, c.zero.split(",")))
+    step = make_step(model, tx, loss_of(c), mesh, accumulate=c.accumulate, clip=c.clip, ema=c.ema, zero=zero)
     return step, schedule
 
 

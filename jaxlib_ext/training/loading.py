@@ -31,5 +31,5 @@ def load(path: str, *, ema: bool = False) -> tuple[LM, Any, int]:
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint that verifies")
     n, state, _ = found
-    params = param.join(state.ema, param.split(step.decl, state.params)[1]) if ema else state.params
+    params = param.join(state.ema, param.split(step.decl, state.params)[1]) if ema else step.eval_params(state)
     return model, params, n

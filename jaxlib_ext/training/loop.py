@@ -43,7 +43,7 @@ def evaluator(job: Job) -> Callable[[State], Row]:
         loss = losses.next_token(job.model, params, batch, None, chunk=job.config.loss_chunk, train=False)
         return loss.metrics["loss"], loss.weight
 
-    jitted = jax.jit(sums)
+    jitted, point = jax.jit(sums), job.step.eval_params
     placed = sharding.batch_sharding(job.mesh)
 
     def mean(params) -> float:
@@ -53,7 +53,7 @@ def evaluator(job: Job) -> Callable[[State], Row]:
         return float(total / weight)
 
     def evaluate(state: State) -> Row:
-        row = dict(eval_loss=mean(state.params))
+        row = dict(eval_loss=mean(point(state)))
         if job.config.ema is not None:
             _, rest = param.split(job.step.decl, state.params)
             row["eval_loss_ema"] = mean(param.join(state.ema, rest))

@@ -17,9 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from .. import param
-from ..sharding import RULES, Rules, check, constrain
+from ..optim import Optimizer, OptState
+from ..sharding import RULES, Rules, check, constrain, sizes
 from ..sharding import shardings as param_shardings
 from .losses import Loss
 from .state import State, create, shardings
@@ -45,6 +47,7 @@ class Step:
     accumulate: int = 1
     clip: float | None = None
     ema: float | None = None
+    zero: tuple[str, ...] = ()
 
     @functools.cached_property
     def decl(self) -> Tree:
@@ -62,7 +65,13 @@ class Step:
         if self.mesh is None:
             return state
         check(self.decl, self.mesh, self.rules)
-        where = shardings(state, param_shardings(self.decl, self.mesh, self.rules), self.mesh)
+        lie = param_shardings(self.decl, self.mesh, self.rules)
+        where = shardings(state, lie, self.mesh)
+        if isinstance(self.tx, Optimizer):
+            trained, _ = param.split(self.decl, state.params)
+            specs = jax.tree.map(lambda s: s.spec, param.split(self.decl, lie)[0])
+            opt = self.tx.specs(trained, specs, sizes(self.mesh), self.zero)
+            where = dataclasses.replace(where, opt=jax.tree.map(lambda s: NamedSharding(self.mesh, s), opt))
         return jax.tree.map(lambda v, s: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=s), state, where)
 
     @property
@@ -87,6 +96,14 @@ class Step:
         "finite", False where loss or gradient are not; the caller decides what to do then."""
         with self.on_mesh():
             return self.jitted(state, batch)
+
+    def eval_params(self, state: State) -> Tree:
+        """The parameters to evaluate with: the trained ones, but for optimizers that keep two points."""
+        if not (isinstance(self.tx, Optimizer) and self.tx.two_points):
+            return state.params
+        trained, rest = param.split(self.decl, state.params)
+        with self.on_mesh():  # jitted, for the arrays may be those of several processes
+            return param.join(jax.jit(self.tx.eval_params)(state.opt, trained), rest)
 
     def _gradient(self, state: State, batch: dict[str, Array], key: Array) -> tuple[Loss, Tree]:
         """The sums over one microbatch."""
@@ -140,6 +157,8 @@ class Step:
         metrics = {name: value / loss.weight for name, value in loss.metrics.items()}
         finite = jnp.isfinite(loss.total) & jnp.isfinite(norm)
         metrics |= dict(grad_norm=norm, weight=loss.weight, finite=finite)
+        if isinstance(opt, OptState):
+            metrics |= {f"optimizer/{k}": v for k, v in (opt.shared | opt.metrics).items()}
         return State(state.step + 1, params, opt, ema, state.key), metrics
 
 
@@ -152,12 +171,13 @@ def _write(params: Tree, new: Tree) -> Tree:
 
 def make_step(model: Any, tx: optax.GradientTransformation, loss: Callable[..., Loss],
               mesh: jax.sharding.Mesh | None = None, *, rules: Rules = RULES, accumulate: int = 1,
-              clip: float | None = None, ema: float | None = None) -> Step:  # fmt: skip
+              clip: float | None = None, ema: float | None = None, zero: tuple[str, ...] = ()) -> Step:  # fmt: skip
     """A training step for a model, an optax transformation and a loss.
 
     model: offers decl(). loss(model, params, batch, key) -> Loss. mesh: None leaves placement to jax. accumulate:
     microbatches a step, summed by a scan, exactly the whole batch's gradient. clip: largest global gradient norm.
-    ema: decay of the parameter average, say 0.999. Raises before anything is compiled if the mesh does not fit.
+    ema: decay of the parameter average, say 0.999. zero: mesh axes that an optimizer of `optim` splits its state over
+    beyond its parameters, say ("data",). Raises before anything is compiled if the mesh does not fit.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, not {accumulate}")
@@ -165,6 +185,8 @@ def make_step(model: Any, tx: optax.GradientTransformation, loss: Callable[..., 
         raise ValueError(f"ema must be in [0, 1), not {ema}")
     if clip is not None and clip <= 0:
         raise ValueError(f"clip must be positive, not {clip}")
-    step = Step(model, tx, loss, mesh, rules, accumulate, clip, ema)
+    if zero and not isinstance(tx, Optimizer):
+        raise ValueError("zero needs an optimizer of jaxlib_ext.optim, which can say where its state lies")
+    step = Step(model, tx, loss, mesh, rules, accumulate, clip, ema, tuple(zero))
     step.abstract  # noqa: B018  names the parameter that does not divide, now and not at the first batch
     return step
