@@ -67,6 +67,10 @@ class Core:
         return mine | inner
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        return self.rule.needs
+
+    @property
     def two_points(self) -> bool:
         return self.rule.two_points
 

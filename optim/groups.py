@@ -57,6 +57,10 @@ class Groups:
     members: Mapping[str, tuple[Group, Core]]
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(sorted({name for _, core in self.members.values() for name in core.needs}))
+
+    @property
     def two_points(self) -> bool:
         return any(core.two_points for _, core in self.members.values())
 

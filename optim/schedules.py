@@ -8,7 +8,7 @@ peak or length is data and compiles nothing. Each returns a factor of the peak r
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,26 @@ import jax.numpy as jnp
 from ..registry import make
 
 Array = jax.Array
-_record = lambda cls: jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 _static = dict(static=True)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field,))
+def _record(cls: type) -> type:
+    """A frozen dataclass whose fields are leaves. Not by `register_dataclass`: the structures of two classes that it
+    registers compare equal where their fields match, and jit may then run the one's program for the other."""
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    names = [f.name for f in dataclasses.fields(made) if not f.metadata.get("static")]
+    static = [f.name for f in dataclasses.fields(made) if f.metadata.get("static")]
+
+    def flatten(self):
+        keyed = [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names]
+        return keyed, tuple(getattr(self, name) for name in static)
+
+    def unflatten(aux, leaves):
+        return made(**dict(zip(names, leaves, strict=True)), **dict(zip(static, aux, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(made, flatten, unflatten)
+    return made
 
 
 class Schedule:

@@ -35,6 +35,11 @@ class Optimizer(optax.GradientTransformationExtraArgs):
         return tx
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """Extra arguments that `update` must get by name."""
+        return self.core.needs
+
+    @property
     def two_points(self) -> bool:
         """Whether `eval_params` is another point than the trained one."""
         return self.core.two_points
@@ -65,11 +70,22 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be finite and not negative, not {value!r}")
 
 
-def transform(rule: Rule, learning_rate: Traced | None = None, *, weight_decay: Traced | None = None, decay_mask: Any = None,
-              decl: Tree | None = None, copies: Mapping[str, int] | None = None, scales: Tree | None = None,
-              formats: Mapping[str, str] | str | None = None, clip_norm: Traced | None = None,
-              skip_spikes: Traced | None = None, stochastic_rounding: bool = True, metrics: bool = False,
-              seed: int = 0) -> Optimizer:  # fmt: skip
+def transform(
+    rule: Rule,
+    learning_rate: Traced | None = None,
+    *,
+    weight_decay: Traced | None = None,
+    decay_mask: Any = None,
+    decl: Tree | None = None,
+    copies: Mapping[str, int] | None = None,
+    scales: Tree | None = None,
+    formats: Mapping[str, str] | str | None = None,
+    clip_norm: Traced | None = None,
+    skip_spikes: Traced | None = None,
+    stochastic_rounding: bool = True,
+    metrics: bool = False,
+    seed: int = 0,
+) -> Optimizer:
     """The optimizer of one rule.
 
     learning_rate, weight_decay: numbers or schedules of the step; left out, the rule's defaults. The decay is

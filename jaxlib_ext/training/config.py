@@ -70,7 +70,7 @@ class RunConfig:
 
 
 # What may differ when a run goes on: it changes no batch and no update.
-FREE = {"out", "mesh", "zero", "eval_every", "eval_windows", "log_every", "save_every", "keep", "profile", "tensorboard"}
+FREE = set("out mesh zero eval_every eval_windows log_every save_every keep profile tensorboard".split())
 
 
 def profile_steps(text: str) -> tuple[int, int] | None:

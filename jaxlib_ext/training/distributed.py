@@ -81,9 +81,7 @@ def _join(place: cluster.Place, where: str, timeout: float, silence: float) -> N
         try:
             socket.create_server(("", place.port)).close()
         except OSError as error:
-            raise ValueError(
-                f"process 0 cannot listen on port {place.port}: {os.strerror(error.errno or 0)}"
-            ) from None
+            raise ValueError(f"process 0 cannot listen on port {place.port}: {os.strerror(error.errno or 0)}") from None
     elif place.host and place.process_id:
         probe = watch.reach([place.host], place.port, timeout)
         if probe is None:
@@ -109,9 +107,7 @@ def _join(place: cluster.Place, where: str, timeout: float, silence: float) -> N
         )
     except ValueError as error:
         variables = ", ".join(cluster.VARIABLES)
-        raise ValueError(
-            f"cannot join the run by {where}: {error} Setting {variables} always works."
-        ) from None
+        raise ValueError(f"cannot join the run by {where}: {error} Setting {variables} always works.") from None
     finally:
         timer.cancel()
 

@@ -23,6 +23,7 @@ from .. import param
 from ..optim import Optimizer, OptState
 from ..sharding import RULES, Rules, check, constrain, sizes
 from ..sharding import shardings as param_shardings
+from . import extras
 from .losses import Loss
 from .state import State, create, shardings
 
@@ -52,6 +53,11 @@ class Step:
     @functools.cached_property
     def decl(self) -> Tree:
         return self.model.decl()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Extra arguments that the optimizer's update needs."""
+        return self.tx.needs if isinstance(self.tx, Optimizer) else ()
 
     def on_mesh(self):
         """The context that constraints inside the model see."""
@@ -105,7 +111,7 @@ class Step:
         with self.on_mesh():  # jitted, for the arrays may be those of several processes
             return param.join(jax.jit(self.tx.eval_params)(state.opt, trained), rest)
 
-    def _gradient(self, state: State, batch: dict[str, Array], key: Array) -> tuple[Loss, Tree]:
+    def gradient(self, state: State, batch: dict[str, Array], key: Array) -> tuple[Loss, Tree]:
         """The sums over one microbatch."""
         trained, rest = param.split(self.decl, state.params)
 
@@ -119,7 +125,7 @@ class Step:
     def _accumulated(self, state: State, batch: dict[str, Array], key: Array) -> tuple[Loss, Tree]:
         n = self.accumulate
         if n == 1:
-            return self._gradient(state, batch, key)
+            return self.gradient(state, batch, key)
 
         def cut(a):  # rows i, i + n, ... are microbatch i, so every device keeps a share of each
             if a.shape[0] % n:
@@ -129,26 +135,30 @@ class Step:
         def add(total, part):
             i, rows = part
             rows = jax.tree.map(lambda a: constrain(a, "batch time", self.rules) if a.ndim == 2 else a, rows)
-            loss, grads = self._gradient(state, rows, jax.random.fold_in(key, i))
+            loss, grads = self.gradient(state, rows, jax.random.fold_in(key, i))
             summed = jax.tree.map(jnp.add, total, (loss._replace(buffers={}), grads))
             return summed, loss.buffers
 
-        shapes = jax.eval_shape(lambda: self._gradient(state, jax.tree.map(lambda a: cut(a)[0], batch), key))
+        shapes = jax.eval_shape(lambda: self.gradient(state, jax.tree.map(lambda a: cut(a)[0], batch), key))
         zeros = jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), (shapes[0]._replace(buffers={}), shapes[1]))
         (loss, grads), buffers = jax.lax.scan(add, zeros, (jnp.arange(n), jax.tree.map(cut, batch)))
         return loss._replace(buffers=jax.tree.map(lambda b: jnp.mean(b, 0), buffers)), grads
 
     def _update(self, state: State, batch: dict[str, Array]) -> tuple[State, dict[str, Array]]:
-        loss, grads = self._accumulated(
-            state, batch, jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        )
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        more = extras.extras(self, state, batch, key) if self.needs else {}
+        if "microbatch_grads" in self.needs:
+            loss, grads, both = extras.halves(lambda rows: self.gradient(state, rows, key), batch)
+            more["microbatch_grads"] = both
+        else:
+            loss, grads = self._accumulated(state, batch, key)
         grads = jax.tree.map(lambda g: g / loss.weight.astype(g.dtype), grads)
         norm = global_norm(grads)
         if self.clip is not None:
             factor = jnp.minimum(1.0, self.clip / jnp.maximum(norm, 1e-30))
             grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
         trained, rest = param.split(self.decl, state.params)
-        updates, opt = self.tx.update(grads, state.opt, trained)
+        updates, opt = self.tx.update(grads, state.opt, trained, **more)
         trained = optax.apply_updates(trained, updates)
         ema, decay = state.ema, self.ema
         if decay is not None:
@@ -188,5 +198,6 @@ def make_step(model: Any, tx: optax.GradientTransformation, loss: Callable[..., 
     if zero and not isinstance(tx, Optimizer):
         raise ValueError("zero needs an optimizer of jaxlib_ext.optim, which can say where its state lies")
     step = Step(model, tx, loss, mesh, rules, accumulate, clip, ema, tuple(zero))
+    extras.check(step.needs, accumulate)
     step.abstract  # noqa: B018  names the parameter that does not divide, now and not at the first batch
     return step

@@ -6,6 +6,7 @@ source: Kingma and Ba 2014, arXiv 1412.6980, section 7.1
 state: 8 bytes a parameter
 defaults: b1 = 0.9, b2 = 0.999 (paper), eps = 1e-8
 departs: eps, as in PyTorch and optax; the paper has none
+catalogue: adam
 """
 
 import dataclasses

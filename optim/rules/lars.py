@@ -9,6 +9,7 @@ state: 4 bytes a parameter
 defaults: trust_coefficient = 0.001, momentum = 0.9 (paper), weight_decay = 0.0005 (paper)
 departs: where |p| or the denominator is 0 the ratio is 1, as in optax, whose denominator is |g + weight_decay p|; the
     norms are of one copy of a stacked leaf
+catalogue: lamb
 """
 
 import dataclasses

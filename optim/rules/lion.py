@@ -38,6 +38,6 @@ class Lion(Rule):
         return dict(m=Slot())
 
     def update(self, g, slots, p, h):
-        # With the old momentum below, a donated one would have to be copied first, and XLA on CPU take 3.7 times as long.
+        # With the old momentum below, a donated one must be copied first: XLA on CPU then takes 3.7 times as long.
         m = h.b2 * slots["m"] + (1 - h.b2) * g
         return -h.learning_rate * jnp.sign(m + (h.b2 - h.b1) / h.b1 * g), dict(m=m)

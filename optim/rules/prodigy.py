@@ -26,8 +26,8 @@ from ._distance import began, paced, ratio
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prodigy(Rule):
     """learning_rate: a factor of the step that it finds, 1 or a schedule. d_coef: factor of the estimate, the way to
-    tune the method. d0: first estimate, small. growth: largest factor of d in one update. b1, b2, eps: Adam's. b3: memory
-    of the estimate, None for sqrt(b2). slice_p: estimate from one entry in so many; 11 saves nearly half the state.
+    tune the method. d0: first estimate, small. growth: largest factor of d in one update. b1, b2, eps: Adam's. b3:
+    memory of the estimate, None for sqrt(b2). slice_p: estimate from one entry in so many; 11 saves nearly half the state.
     safeguard_warmup: keep the rate out of the estimate's divisor, for long warm-ups.
 
     >>> from jaxlib_ext import optim

@@ -55,7 +55,7 @@ class ScheduleFree(Wrapped):
 
     own_decay = True  # the inner rule's step takes it along, at y  # pyright: ignore
 
-    two_points = True
+    two_points = True  # pyright: ignore
 
     def __post_init__(self):
         super().__post_init__()

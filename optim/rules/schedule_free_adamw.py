@@ -22,7 +22,7 @@ from .schedule_free import advance, average, weigh
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScheduleFreeAdamw(Rule):
     """Gradients are taken at y between z and its average x. Evaluate at `tx.eval_params(state, params)`. b1: weight of
-    x in y, above 0. b2, eps: Adam's. power, rate_power: weights of the average. learning_rate: with a warm-up, no decay.
+    x in y, above 0. b2, eps: Adam's. power, rate_power: weights of the average. learning_rate: without a decay.
 
     >>> from jaxlib_ext import optim
     >>> tx = optim.schedule_free_adamw(0.0025, weight_decay=0.1)

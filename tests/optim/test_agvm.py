@@ -27,7 +27,7 @@ def halves(t):
 
 
 def agvm_again(adam, begin, interval, memory=0.97):
-    """The authors' rule in numpy: factors from half-batch gradients, then SGD or AdamW with them. The golden is ours."""
+    """The authors' rule in numpy: factors from half-batch gradients, then SGD or AdamW. The golden is ours."""
     factors, t = {"w": 1.0, "b": 1.0}, -1
     m, v = ({k: 0.0 for k in "wb"} for _ in range(2))
     b1, b2, eps, rate, decay = 0.9, 0.95, 1e-8, 0.05, 0.1

@@ -44,6 +44,16 @@ def test_every_schedule_is_here():
     assert set(ONE) == set(s.SCHEDULES)
 
 
+def test_no_two_schedules_have_the_same_structure():
+    """Else jit may run the program of one for the other, as with `jax.tree_util.register_dataclass`."""
+    made = [*ONE.values(), s.Wsd(steps=T, shape="sqrt"), s.Wsd(steps=T, shape="cosine")]
+    structures = [jax.tree.structure(schedule) for schedule in made]
+    assert all((a == b) == (i == j) for i, a in enumerate(structures) for j, b in enumerate(structures))
+    tx = optim.sgd(s.Scaled(peak=1.0, factor=s.Cosine(steps=T)))
+    with pytest.raises(ValueError, match="learning_rate is scheduled: give a schedule of the same form"):
+        optim.set_hyper(tx.init({"w": jnp.ones(2)}), learning_rate=s.Scaled(peak=1.0, factor=s.Linear(steps=T)))
+
+
 @pytest.mark.parametrize("name", ONE)
 def test_finite_and_between_zero_and_one(name):
     values = line(ONE[name], T + 50)
