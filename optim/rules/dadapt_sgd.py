@@ -1,6 +1,6 @@
 """dadapt_sgd: gradient descent that estimates the distance to the solution and steps by it.
 
-    lambda = d learning_rate / |g_1|;   r <- r + lambda <g, s>;   s <- s + lambda g
+    lambda = d learning_rate / |g_1|, of the first gradient that is not 0;   r <- r + lambda <g, s>;   s <- s + lambda g
     d <- max(d, min(2 r / |s|, growth d));   p <- b1 p + (1 - b1) (p_0 - s)
 
 source: Defazio and Mishchenko 2023, arXiv 2301.07733, as in the authors' package
@@ -16,7 +16,7 @@ import math
 import jax.numpy as jnp
 
 from ..rule import Rule, Slot, Traced
-from ._distance import TINY, began, ratio, with_decay
+from ._distance import began, ratio, with_decay
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,13 @@ class DadaptSgd(Rule):
         return dict(first=dot(g, g), gg=dot(whole, whole), gs=dot(whole, s), ss=dot(s, s))
 
     def decide(self, sums, h):
-        d, g1 = began(h.d, h), jnp.where(h.t == 1, jnp.sqrt(sums["first"]), h.g1)
-        step = d * h.learning_rate / jnp.maximum(g1, TINY)
+        d, g1 = began(h.d, h), jnp.where(h.g1 > 0, h.g1, jnp.sqrt(sums["first"]))
+        step = ratio(d * h.learning_rate, g1, 0.0)
         r = h.r + step * sums["gs"]
-        length = jnp.sqrt(sums["ss"] + 2 * step * sums["gs"] + step**2 * sums["gg"])
+        length = jnp.sqrt(jnp.maximum(sums["ss"] + 2 * step * sums["gs"] + step**2 * sums["gg"], 0))
         return dict(d=jnp.maximum(d, jnp.minimum(ratio(2 * r, length, d), h.growth * d)), r=r, g1=g1)
 
     def update(self, g, slots, p, h):
-        step = began(h.old_d, h) * h.unscaled / jnp.maximum(h.g1, TINY)
+        step = ratio(began(h.old_d, h) * h.unscaled, h.g1, 0.0)
         s = slots["s"] + step * with_decay(g, p, h)
         return (1 - h.b1) * (slots["x0"] - h.scale * s - p), dict(s=s, x0=slots["x0"])

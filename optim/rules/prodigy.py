@@ -27,8 +27,8 @@ from ._distance import began, paced, ratio
 class Prodigy(Rule):
     """learning_rate: a factor of the step that it finds, 1 or a schedule. d_coef: factor of the estimate, the way to
     tune the method. d0: first estimate, small. growth: largest factor of d in one update. b1, b2, eps: Adam's. b3:
-    memory of the estimate, None for sqrt(b2). slice_p: estimate from one entry in so many; 11 saves nearly half the state.
-    safeguard_warmup: keep the rate out of the estimate's divisor, for long warm-ups.
+    memory of the estimate, None for sqrt(b2). slice_p: estimate from one entry in so many; 11 saves nearly half the
+    state. safeguard_warmup: keep the rate out of the estimate's divisor, for long warm-ups.
 
     >>> from jaxlib_ext import optim
     >>> tx = optim.prodigy(1.0, slice_p=11, weight_decay=0.01)

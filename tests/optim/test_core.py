@@ -258,6 +258,7 @@ def test_fused_scan_holds_the_gradient_of_one_layer():
     assert temp(fused, scan.init(layers)) < 0.7 * whole < temp(plain, tx.init(layers))
 
 
+GROUP, ADAM = optim.Group, optim.rules.Adam()
 BAD = {
     "mask for nothing": (lambda: optim.adamw(1e-3, decay_mask=dict(w=False, b=False)), "decay_mask: True for none"),
     "mask without a leaf": (lambda: optim.adamw(1e-3, decay_mask=dict(w=True)), "b: decay_mask has no entry"),
@@ -268,18 +269,18 @@ BAD = {
     "unknown slot": (lambda: optim.adam(1e-3, formats=dict(q="bf16")), "Adam has no slot 'q'; its slots are m, v"),
     "block that does not divide": (lambda: optim.adam(1e-3, formats="fp8:96"), "w: blocks of 96 do not divide"),
     "empty group": (
-        lambda: optim.grouped({"a": optim.Group(optim.rules.Adam(), kinds=("conv",)), "b": optim.Group(optim.rules.Adam())}, 1e-3),
+        lambda: optim.grouped({"a": GROUP(ADAM, kinds=("conv",)), "b": GROUP(ADAM)}, 1e-3),
         "group 'a' takes no parameter",
     ),
     "leaf without a group": (
-        lambda: optim.grouped({"a": optim.Group(optim.rules.Adam(), kinds=("matrix",))}, 1e-3),
+        lambda: optim.grouped({"a": GROUP(ADAM, kinds=("matrix",))}, 1e-3),
         "b: no group takes this parameter",
     ),
     "bad b1": (lambda: optim.adam(1e-3, b1=1.0), "b1 must be in [0, 1)"),
     "copies for nothing": (lambda: optim.adam(1e-3, copies=dict(layers=1)), "'layers' matches no parameter"),
     "scales without a leaf": (lambda: optim.adam(1e-3, scales=dict(w=1.0)), "b: scales has no entry"),
     "clip of zero": (lambda: optim.adam(1e-3, clip_norm=0.0), "clip_norm must be positive"),
-    "twice the same hyperparameter": (lambda: optim.cautious(1e-3, inner="cautious"), "both have a hyperparameter 'floor'"),
+    "a name twice": (lambda: optim.cautious(1e-3, inner="cautious"), "both have a hyperparameter 'floor'"),
     "unknown inner": (lambda: optim.cautious(1e-3, inner="adamm"), "unknown optimizer 'adamm'; did you mean adam"),
 }  # fmt: skip
 

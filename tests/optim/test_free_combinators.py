@@ -186,6 +186,31 @@ def test_no_noise_is_the_inner_rule():
     assert apart(trajectory(ours), trajectory(optim.adamw(0.05))) < 1e-12
 
 
+def test_noise_trains_a_deep_net_that_stalls_without():
+    """Twenty ReLU layers started so small that no gradient gets through, as in the paper: descent stays at chance."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(64, 12)), jnp.float32)
+    y = jnp.argmax(x @ jnp.asarray(rng.normal(size=(12, 3)), jnp.float32), 1)
+    params = {"o": rng.normal(size=(12, 3)) * 0.1, "w": rng.normal(size=(20, 12, 12)) * 0.1}
+    params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), params)
+
+    def loss(p):
+        deep, _ = jax.lax.scan(lambda v, w: (jax.nn.relu(v @ w), None), x, p["w"])
+        return -jnp.mean(jax.nn.log_softmax(deep @ p["o"])[jnp.arange(64), y])
+
+    tx = optim.add_gradient_noise(0.05, inner="sgd(momentum=0.0)", eta=1.0)
+
+    def step(carry, _):
+        p, state = carry
+        delta, state = tx.update(jax.grad(loss)(p), state, p)
+        p = jax.tree.map(jnp.add, p, delta)
+        return (p, state), loss(p)
+
+    run = jax.jit(lambda state: jnp.mean(jax.lax.scan(step, (params, state), None, 1200)[1][-200:]))
+    noisy, plain = run(tx.init(params)), run(optim.set_hyper(tx.init(params), eta=0.0))
+    assert abs(float(plain) - np.log(3)) < 1e-3 and float(noisy) < 0.95, (plain, noisy)
+
+
 # --- mt_adamw ------------------------------------------------------------------------------------------------------
 
 

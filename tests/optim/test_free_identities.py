@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxlib_ext import optim
+from jaxlib_ext.optim.schedules import Linear, Scaled
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "golden"))
 import optim_problem
@@ -105,6 +106,23 @@ def test_the_unit_of_the_loss_does_not_matter(name):
     assert np.max(np.abs(one - thousand)) < 1e-9
 
 
+@pytest.mark.parametrize(
+    "name", ["dadapt_sgd", "dadapt_adagrad", "dadapt_adam", "dadapt_lion", "prodigy", "dog", "dowg"]
+)
+def test_gradients_of_zero_before_the_first_change_nothing(name):
+    tx, ends = getattr(optim, name)(1.0), []
+    for before in (0, 2):
+        with jax.enable_x64(True):
+            params = jax.tree.map(jnp.asarray, optim_problem.start())
+            state, update = tx.init(params), jax.jit(tx.update)
+            for t in range(-before, 6):
+                grads = optim_problem.gradient(jax.device_get(params), t)
+                delta, state = update(grads if t >= 0 else jax.tree.map(np.zeros_like, grads), state, params)
+                params = optax.apply_updates(params, delta)
+            ends.append(jax.device_get(params))
+    assert apart(*ends) < 1e-12 < apart(ends[0], optim_problem.start())
+
+
 def test_prodigy_leaves_its_first_estimate_with_bfloat16_parameters():
     params = {"w": jnp.ones((32, 32), jnp.bfloat16)}
     tx = optim.prodigy(1.0)
@@ -121,6 +139,9 @@ def test_prodigy_s_slices_hold_less():
     held = optim.prodigy(1.0, slice_p=11).abstract(params).slots
     assert {k: v.shape for k, v in held["x0"].items()} == {"w": (16, 10), "b": (10,), "s": ()}
     assert {k: v.shape for k, v in held["s"].items()} == {"w": (16, 10), "b": (10,), "s": ()}
+    params = {"w": jnp.arange(24.0).reshape(2, 12)}
+    tx = optim.prodigy(1.0, slice_p=5)
+    assert apart(tx.init(params).slots["x0"], {"w": np.array([[0, 5, 10], [12, 17, 22.0]])}) == 0
     for options in (dict(slice_p=0), dict(slice_p=1.5), dict(b3=1.0)):
         with pytest.raises(ValueError, match="Prodigy: (slice_p|b3) must be"):
             optim.prodigy(1.0, **options)
@@ -159,6 +180,16 @@ def test_schedule_free_evaluates_at_the_weighted_mean_of_z(power):
         mean = jax.tree.map(lambda *z: np.average(np.stack(z), axis=0, weights=weights), *zs)
         assert apart(jax.device_get(tx.eval_params(state, params)), mean) < 1e-12
         assert apart(mean, jax.device_get(params)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["schedule_free", "schedule_free_adamw"])
+def test_schedule_free_weighs_by_the_largest_rate_so_far(name):
+    tx = getattr(optim, name)(Scaled(peak=2.0, factor=Linear(steps=8)), power=1.0)
+    state, update = tx.init(jnp.ones(3)), jax.jit(tx.update)
+    for _ in range(4):
+        _, state = update(jnp.ones(3), state, jnp.ones(3))
+    assert float(state.shared["top_rate"]) == 2.0
+    assert float(state.shared["weights"]) == pytest.approx(4.0 * (1 + 2 + 3 + 4))
 
 
 def test_schedule_free_adamw_needs_a_weight_of_the_average():

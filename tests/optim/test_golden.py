@@ -1,21 +1,20 @@
-"""Every rule against a trajectory of its authors' package: 16 steps in float64, a matrix and a vector, to 1e-9.
+"""The first rules against a trajectory of its authors' package: 16 steps in float64, a matrix and a vector, to 1e-9.
 
-tests/golden/optim.py makes the trajectories; CASES says which options of ours each of them equals.
+tests/golden/optim.py makes the trajectories; CASES says which options of ours each of them equals. The other
+rules are in test_golden_element.py and test_golden_free.py.
 """
 
 import pathlib
 import sys
 
-import jax
 import numpy as np
-import optax
 import pytest
 
 from jaxlib_ext import optim
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 sys.path.insert(0, str(GOLDEN))
-import optim_problem  # noqa: E402
+from optim_trajectory import trajectory  # noqa: E402
 
 CASES = {
     "sgd": optim.sgd(0.05, momentum=0.9),
@@ -31,19 +30,6 @@ CASES = {
 @pytest.fixture(scope="module")
 def golden():
     return np.load(GOLDEN / "optim.npz")
-
-
-def trajectory(tx):
-    with jax.enable_x64(True):
-        state = tx.init(optim_problem.start())
-        update = jax.jit(lambda g, s, p: tx.update(g, s, p))
-
-        def step(params, grads):
-            nonlocal state
-            delta, state = update(grads, state, params)
-            return jax.device_get(optax.apply_updates(params, delta))
-
-        return optim_problem.run(step)
 
 
 @pytest.mark.parametrize("name", CASES)
