@@ -7,8 +7,8 @@
 
 source: Shazeer and Stern 2018, arXiv 1804.04235; b2_max: Zhai et al. 2021, arXiv 2106.04560, who take 0.999
 state: 4 (in + out) bytes a matrix, 4 bytes an entry of other leaves; 4 bytes a parameter more with momentum
-defaults: decay_rate = 0.8, eps = 1e-30, clipping_threshold = 1, min_scale = 1e-3, no momentum (paper); factored from
-    128 on as in optax
+defaults: learning_rate = 1e-2 (largest of the paper's schedule), decay_rate = 0.8, eps = 1e-30, clipping_threshold = 1,
+    min_scale = 1e-3, no momentum (paper); factored from 128 on as in optax
 departs: the step size is learning_rate, not the paper's own schedule. The two sides of a matrix are what a product sums
     over and what it makes, so that a projection to (heads, head_dim) is one matrix; where this is not known, all axes
     but the last and the last. optax takes the two longest axes, a stack's layers among them
@@ -35,6 +35,8 @@ class Adafactor(Rule):
     >>> from jaxlib_ext import optim
     >>> tx = optim.adafactor(1e-2, momentum=0.9)
     """
+
+    default_rate = 1e-2
 
     decay_rate: Traced = 0.8
     b2_max: Traced = 1.0

@@ -4,7 +4,7 @@
 
 source: Kingma and Ba 2014, arXiv 1412.6980, section 7.1
 state: 8 bytes a parameter
-defaults: b1 = 0.9, b2 = 0.999 (paper), eps = 1e-8
+defaults: learning_rate = 2e-3, b1 = 0.9, b2 = 0.999 (paper), eps = 1e-8
 departs: eps, as in PyTorch and optax; the paper has none
 catalogue: adam
 """
@@ -24,6 +24,8 @@ class Adamax(Adam):
     >>> from jaxlib_ext import optim
     >>> tx = optim.adamax(2e-3)
     """
+
+    default_rate = 2e-3
 
     b2: Traced = 0.999
 

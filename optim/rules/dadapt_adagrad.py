@@ -33,6 +33,8 @@ class DadaptAdagrad(Rule):
     >>> tx = optim.dadapt_adagrad(1.0)
     """
 
+    default_rate = 1.0
+
     d0: Traced = 1e-6
     growth: Traced = math.inf
     b1: Traced = 0.0

@@ -31,6 +31,8 @@ class DadaptAdam(Rule):
     >>> tx = optim.dadapt_adam(1.0, weight_decay=0.1)
     """
 
+    default_rate = 1.0
+
     b1: Traced = 0.9
     b2: Traced = 0.999
     eps: Traced = 1e-8

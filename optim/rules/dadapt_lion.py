@@ -28,6 +28,8 @@ class DadaptLion(Rule):
     >>> tx = optim.dadapt_lion(1.0, weight_decay=0.1)
     """
 
+    default_rate = 1.0
+
     b1: Traced = 0.9
     b2: Traced = 0.99
     d0: Traced = 1e-6

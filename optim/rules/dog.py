@@ -27,6 +27,8 @@ class Dog(Rule):
     >>> tx = optim.dog(1.0)
     """
 
+    default_rate = 1.0
+
     relative: Traced = 1e-6
     distance: Traced = 0.0
     eps: Traced = 1e-8

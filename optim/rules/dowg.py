@@ -25,6 +25,8 @@ class Dowg(Rule):
     >>> tx = optim.dowg(1.0)
     """
 
+    default_rate = 1.0
+
     square: Traced = 1e-4
     eps: Traced = 1e-4
 

@@ -6,7 +6,7 @@
 
 source: Chen et al. 2023, arXiv 2310.05898; it minimises the loss plus K*(weight_decay p) / weight_decay
 state: 4 bytes a parameter
-defaults: K = l1, b1 = 0.9, b2 = 0.99, weight_decay = 0.1 (Lion's here); width = 1
+defaults: learning_rate = 3e-4, K = l1, b1 = 0.9, b2 = 0.99, weight_decay = 0.1 (Lion's here); width = 1
 departs: c is written with the new momentum m', as b1/b2 m' + (b2 - b1)/b2 g, which is the same. Norms are of one copy
     of a stacked leaf; a vector is one row. The nuclear norm, which makes a Muon, is not among the K
 """
@@ -32,6 +32,8 @@ class LionK(Rule):
     >>> from jaxlib_ext import optim
     >>> tx = optim.lion_k(1e-4, K="huber", width=1e-3, weight_decay=1.0)
     """
+
+    default_rate = 3e-4
 
     b1: Traced = 0.9
     b2: Traced = 0.99

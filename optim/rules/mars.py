@@ -4,7 +4,8 @@
 
 source: Yuan et al. 2024, arXiv 2411.10438, the approximate form, as in the authors' code
 state: the inner rule's and 4 bytes a parameter
-defaults: gamma = 0.025, inner = adamw(b1=0.95, b2=0.99) (authors' code); signum(b1=0.95) is their MARS-Lion
+defaults: learning_rate = 3e-3, gamma = 0.025, inner = adamw(b1=0.95, b2=0.99) (authors' code); signum(b1=0.95) is
+    their MARS-Lion
 departs: |c| is of one copy of a stacked leaf; vectors are treated as matrices are, as with the authors' optimize_1d
 """
 
@@ -26,6 +27,8 @@ class Mars(Wrapped):
     >>> from jaxlib_ext import optim
     >>> tx = optim.mars(3e-3), optim.mars(3e-4, inner="signum(b1=0.95)")
     """
+
+    default_rate = 3e-3
 
     inner: Any = "adamw(b1=0.95, b2=0.99)"
     gamma: Traced = 0.025

@@ -34,6 +34,8 @@ class Prodigy(Rule):
     >>> tx = optim.prodigy(1.0, slice_p=11, weight_decay=0.01)
     """
 
+    default_rate = 1.0
+
     b1: Traced = 0.9
     b2: Traced = 0.999
     b3: float | None = None

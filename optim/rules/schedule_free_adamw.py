@@ -28,6 +28,8 @@ class ScheduleFreeAdamw(Rule):
     >>> tx = optim.schedule_free_adamw(0.0025, weight_decay=0.1)
     """
 
+    default_rate = 2.5e-3
+
     b1: Traced = 0.9
     b2: Traced = 0.999
     eps: Traced = 1e-8

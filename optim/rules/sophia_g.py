@@ -6,7 +6,8 @@
 
 source: Liu et al. 2023, arXiv 2305.14342, Sophia-G as in the authors' code
 state: 8 bytes a parameter
-defaults: b1 = 0.965, b2 = 0.99, rho = 0.04, weight_decay = 0.1, k = 10, batch = 5120 (authors' code)
+defaults: learning_rate = 6e-4, b1 = 0.965, b2 = 0.99, rho = 0.04, weight_decay = 0.1, k = 10, batch = 5120 (authors'
+    code)
 departs: none; the estimate is renewed before the step at calls 0, k, 2k, ... as in the paper; in the authors' code
     after the step
 """
@@ -32,6 +33,8 @@ class SophiaG(Rule):
     >>> params = {"w": jnp.ones(2)}
     >>> updates, state = tx.update(params, tx.init(params), params, sampled_grads={"w": jnp.ones(2)})
     """
+
+    default_rate = 6e-4
 
     b1: Traced = 0.965
     b2: Traced = 0.99
