@@ -20,6 +20,4 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 def pytest_configure(config):
     # Two test runs at once may read an entry that the other is still writing. jax then compiles, so nothing
     # is lost.
-    config.addinivalue_line(
-        "filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning"
-    )
+    config.addinivalue_line("filterwarnings", "ignore:Error (reading|writing) persistent compilation cache:UserWarning")

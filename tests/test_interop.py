@@ -47,9 +47,7 @@ class Centre:
 
     def apply(self, params, x, seq: Seq):
         rows = x.reshape(-1, self.width)
-        new = dict(
-            mean=0.5 * params["mean"] + 0.5 * rows.mean(0), inner=dict(steps=params["inner"]["steps"] + 1)
-        )
+        new = dict(mean=0.5 * params["mean"] + 0.5 * rows.mean(0), inner=dict(steps=params["inner"]["steps"] + 1))
         y = (rows - params["mean"][None]) * params["inner"]["gain"][None]
         return y.reshape(x.shape), Aux(buffers=new)
 
@@ -183,9 +181,7 @@ def test_linen_keeps_buffers_in_a_collection_of_their_own():
 def test_nnx_keeps_buffers_out_of_the_optimizer():
     method = Centre(D)
     args, model = arguments(method), interop.to_nnx(method, rngs=nnx.Rngs(0))
-    assert isinstance(model.values["mean"], interop.Buffer) and isinstance(
-        model.values["inner"]["gain"], nnx.Param
-    )
+    assert isinstance(model.values["mean"], interop.Buffer) and isinstance(model.values["inner"]["gain"], nnx.Param)
     assert len(jax.tree.leaves(nnx.state(model, nnx.Param))) == 1
     _, aux = model(*args)
     model.write(aux)

@@ -44,9 +44,7 @@ HEAVY = {
     "optax": ("optim", "testing", "training"),
     "flax": ("interop",),
     **dict.fromkeys(("chex", "grain", "matplotlib", "orbax", "pandas", "rich", "scipy"), ()),
-    **dict.fromkeys(
-        ("safetensors", "tensorboardX", "tokenizers", "torch", "tqdm", "transformers", "tyro"), ()
-    ),
+    **dict.fromkeys(("safetensors", "tensorboardX", "tokenizers", "torch", "tqdm", "transformers", "tyro"), ()),
 }
 ONLY_IN = {"flax": "interop", "chex": "testing"}  # inside functions too
 
@@ -99,9 +97,7 @@ def import_faults(root: Path) -> list[str]:
             elif top in ("experiments", "tests", "models", "optim"):
                 faults.append(f"{path}:{line}: nothing may import {top} by that name")
             elif top in HEAVY and not late and own not in HEAVY[top]:
-                faults.append(
-                    f"{path}:{line}: {top} is imported at the top of a file; import it where it is used"
-                )
+                faults.append(f"{path}:{line}: {top} is imported at the top of a file; import it where it is used")
             elif top in ONLY_IN and own != ONLY_IN[top]:
                 faults.append(f"{path}:{line}: only {ONLY_IN[top]} may import {top}")
     return faults
@@ -117,11 +113,7 @@ def private_faults(root: Path) -> list[str]:
                 names = [f"{getattr(node, 'module', '')}.{alias.name}" for alias in node.names]
             elif isinstance(node, ast.Attribute):
                 names = [node.attr]
-            elif (
-                isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and len(node.value.split()) == 1
-            ):
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value.split()) == 1:
                 names = [node.value]
             if any("_src" in name.split(".") for name in names):
                 faults.append(f"{file.relative_to(root)}:{node.lineno}: jax._src is private")
@@ -139,9 +131,7 @@ def size_faults(root: Path) -> list[str]:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 n = node.end_lineno - node.lineno + 1
                 if n > FUNCTION_LINES:
-                    faults.append(
-                        f"{path}:{node.lineno}: {node.name} has {n} lines, more than {FUNCTION_LINES}"
-                    )
+                    faults.append(f"{path}:{node.lineno}: {node.name} has {n} lines, more than {FUNCTION_LINES}")
     return faults
 
 
@@ -271,36 +261,22 @@ def imported(file: str, new: str, says: str) -> Plant:
 
 
 PLANTS = {
-    "a method without a header, not listed": headers(
-        HALF, None, "class Half:\n    pass\n", "half.py: not listed in"
-    ),
+    "a method without a header, not listed": headers(HALF, None, "class Half:\n    pass\n", "half.py: not listed in"),
     "a method not listed": headers(HALF, None, METHOD, "half.py: not listed in NORMS"),
-    "a header without a class": headers(
-        HALF, None, METHOD.partition("class")[0], "half.py: not listed in NORMS"
-    ),
+    "a header without a class": headers(HALF, None, METHOD.partition("class")[0], "half.py: not listed in NORMS"),
     "a helper with a header": headers(f"{NORMS}_half.py", None, METHOD, "_half.py: not listed in NORMS"),
-    "a listed method without a header": headers(
-        RMS, '"""rms: ', '"""', "rms.py: the header does not begin with"
-    ),
+    "a listed method without a header": headers(RMS, '"""rms: ', '"""', "rms.py: the header does not begin with"),
     "a header without a field": headers(RMS, "departs: none\n", "", "rms.py: the header lacks departs:"),
     "a field without a value": headers(RMS, "train: O(T D)\n", "train:\n", "rms.py: the header lacks train:"),
-    "a field misspelt": headers(
-        RMS, "decode:", "decoding:", "neither a field nor indented: 'decoding: O(D) a token'"
-    ),
+    "a field misspelt": headers(RMS, "decode:", "decoding:", "neither a field nor indented: 'decoding: O(D) a token'"),
     "a field twice": headers(RMS, "decode:", "train:", "rms.py: the header has the field 'train' twice"),
     "no equations": headers(RMS, "    y = x /", "y = x /", "rms.py: the header has no equations"),
     "another name": headers(RMS, '"""rms:', '"""root:', "the header names 'root', NORMS lists it as 'rms'"),
     "no such class": headers(RMS, "class Rms:", "class Root:", "NORMS lists Rms, which is not defined here"),
-    "no such file": headers(
-        INIT, "from .rms", "from .root", "NORMS lists 'rms' from root.py, which is not there"
-    ),
-    "a registry that is no literal": headers(
-        INIT, "NORMS = {", "NORMS = {} | {", "NORMS is not a literal dict"
-    ),
+    "no such file": headers(INIT, "from .rms", "from .root", "NORMS lists 'rms' from root.py, which is not there"),
+    "a registry that is no literal": headers(INIT, "NORMS = {", "NORMS = {} | {", "NORMS is not a literal dict"),
     "a registry of another thing": headers(INIT, '"rms": Rms', '"rms": None', "NORMS is not {name: class"),
-    "models import training": imported(
-        HALF, "from ...training import state\n", "models may not import training"
-    ),
+    "models import training": imported(HALF, "from ...training import state\n", "models may not import training"),
     "optim imports models late": imported(
         "optim/new.py",
         "def f():\n    from ..models.lm import LM\n",
@@ -323,22 +299,14 @@ PLANTS = {
         "optim/new.py", "if True:\n    import grain.python\n", "new.py:2: grain is imported at the"
     ),
     "optax in models": imported(HALF, "import optax\n", "optax is imported at the top"),
-    "flax in a function": imported(
-        HALF, "def f():\n    from flax import nnx\n", "only interop may import flax"
-    ),
-    "a private import": Plant(
-        private_faults, HALF, None, "from jax import _src\n", "half.py:1: jax._src is private"
-    ),
-    "a private name": Plant(
-        private_faults, RMS, "jax.lax.rsqrt", "jax._src.lax.rsqrt", "jax._src is private"
-    ),
+    "flax in a function": imported(HALF, "def f():\n    from flax import nnx\n", "only interop may import flax"),
+    "a private import": Plant(private_faults, HALF, None, "from jax import _src\n", "half.py:1: jax._src is private"),
+    "a private name": Plant(private_faults, RMS, "jax.lax.rsqrt", "jax._src.lax.rsqrt", "jax._src is private"),
     "a private string": Plant(private_faults, HALF, None, 'core = "jax._src.core"\n', "jax._src is private"),
     "a long file": Plant(size_faults, HALF, None, "x = 1\n" * 401, "half.py: 401 lines, more than 400"),
     "a long function": Plant(size_faults, HALF, None, LONG, "half.py:1: f has 61 lines, more than 60"),
     "an unknown axis": Plant(map_faults, RMS, "gain(embed=", "gain(embde=", "rms.py: unknown axis 'embde'"),
-    "an unknown kind": Plant(
-        map_faults, RMS, ".gain(embed=self.width)", ".Param('gian')", "unknown kind 'gian'"
-    ),
+    "an unknown kind": Plant(map_faults, RMS, ".gain(embed=self.width)", ".Param('gian')", "unknown kind 'gian'"),
     "an unknown axis in a state": Plant(
         map_faults,
         "models/token_mixers/gla.py",

@@ -54,9 +54,7 @@ def parse_mesh(text: str) -> dict[str, int]:
     for part in (text.strip() or "data=-1").split(","):
         name, equals, number = (s.strip() for s in part.partition("="))
         if not equals or not number.removeprefix("-").isdigit():
-            raise ValueError(
-                f"cannot read {part.strip()!r} in mesh {text!r}: write axis=size, for instance fsdp=4"
-            )
+            raise ValueError(f"cannot read {part.strip()!r} in mesh {text!r}: write axis=size, for instance fsdp=4")
         known(name.removeprefix(SLOW))
         if name in axes:
             raise ValueError(f"mesh {text!r} names the axis {name!r} twice")
@@ -68,9 +66,7 @@ def _checked(axes: Mapping[str, int]) -> dict[str, int]:
     for name, size in axes.items():
         known(name.removeprefix(SLOW))
         if size != -1 and size < 1:
-            raise ValueError(
-                f"mesh axis {name}={size} needs a size of at least 1, or -1 for whatever is left"
-            )
+            raise ValueError(f"mesh axis {name}={size} needs a size of at least 1, or -1 for whatever is left")
     free = [name for name, size in axes.items() if size == -1]
     if len(free) > 1:
         raise ValueError(f"only one mesh axis can be -1, not {' and '.join(free)}")
@@ -130,9 +126,7 @@ def arrange(shape: Sequence[int], outer: Sequence[int], devices: Sequence[Any]) 
     slices = collections.Counter(getattr(d, "slice_index", None) for d in devices)
     if math.prod(outer) == 1:
         if len(slices) > 1 and devices[0].platform == "tpu":
-            raise ValueError(
-                f"{len(slices)} slices are here; name the axis between them, as in dcn.data={len(slices)}"
-            )
+            raise ValueError(f"{len(slices)} slices are here; name the axis between them, as in dcn.data={len(slices)}")
         return _split_if_needed(mesh_utils.create_device_mesh, shape, devices=devices)
     by_process = len(slices) == 1
     granules = collections.Counter(d.process_index for d in devices) if by_process else slices

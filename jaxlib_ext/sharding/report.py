@@ -17,14 +17,10 @@ Tree = Any
 
 def shardings(decl: Tree, mesh: jax.sharding.Mesh, rules: Mapping = RULES) -> Tree:
     """A `NamedSharding` for each leaf of the declaration."""
-    return jax.tree.map(
-        lambda p: NamedSharding(mesh, p), param.specs(decl, rules, sizes(mesh)), is_leaf=_is_spec
-    )
+    return jax.tree.map(lambda p: NamedSharding(mesh, p), param.specs(decl, rules, sizes(mesh)), is_leaf=_is_spec)
 
 
-def batch_sharding(
-    mesh: jax.sharding.Mesh, rules: Mapping = RULES, batch: int = 0, time: int = 0
-) -> NamedSharding:
+def batch_sharding(mesh: jax.sharding.Mesh, rules: Mapping = RULES, batch: int = 0, time: int = 0) -> NamedSharding:
     """The `NamedSharding` of tokens [batch, time]; with the sizes, also checks that they divide."""
     return NamedSharding(mesh, spec("batch time", (batch, time), sizes(mesh), rules))
 
@@ -65,9 +61,7 @@ def report(decl: Tree, mesh: AnyMesh, rules: Mapping = RULES) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"{a:<{widths[0]}} {b:<{widths[1]}} {c:<{widths[2]}} {d:>{widths[3]}}" for a, b, c, d in rows]
     share = f"{100 * replicated / max(total, 1):.1f}% replicated"
-    lines.append(
-        f"{'total':<{widths[0]}} {total:,} bytes, {here:,} per device on {write_mesh(mesh_sizes)}; {share}"
-    )
+    lines.append(f"{'total':<{widths[0]}} {total:,} bytes, {here:,} per device on {write_mesh(mesh_sizes)}; {share}")
     return "\n".join(lines)
 
 

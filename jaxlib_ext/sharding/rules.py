@@ -33,9 +33,7 @@ class Rules(Mapping[Row, Value]):
         table = {}
         for row, value in rows.items():
             if isinstance(row, tuple) and (len(row) != 2 or row[0] not in param.KINDS):
-                raise ValueError(
-                    f"a row is an axis or (kind, axis), not {row!r}; kinds are {', '.join(param.KINDS)}"
-                )
+                raise ValueError(f"a row is an axis or (kind, axis), not {row!r}; kinds are {', '.join(param.KINDS)}")
             axes = (value,) if isinstance(value, str) else tuple(value or ())
             table[row] = tuple(known(axis) for axis in axes) or None
         self._rows, self._hash = table, hash(frozenset(table.items()))

@@ -1,10 +1,66 @@
 """Token mixers: sequence to sequence, in parallel for training and token by token for decoding."""
 
 from .attention import Attention
+from .based_attention import BasedAttention
 from .cross_attention import CrossAttention
+from .delta_net import DeltaNet
+from .gated_deltanet import GatedDeltaNet
 from .gla import Gla
+from .hyper_attention import HyperAttention
+from .lmuformer import LmuFormer
 from .mamba import Mamba
+from .mamba2 import Mamba2
+from .mesa_layer import MesaLayer
+from .mla import Mla
+from .native_sparse_attention import NativeSparseAttention
+from .nope_head_scale import NopeHeadScale
+from .normalized_attention import NormalizedAttention
+from .retention import Retention
+from .rwkv7 import Rwkv7
+from .sigmoid_attention import SigmoidAttention
+from .sparse_transformer import SparseTransformer
 
-TOKEN_MIXERS = {"attention": Attention, "cross_attention": CrossAttention, "gla": Gla, "mamba": Mamba}
+TOKEN_MIXERS = {
+    "attention": Attention,
+    "based_attention": BasedAttention,
+    "cross_attention": CrossAttention,
+    "delta_net": DeltaNet,
+    "gated_deltanet": GatedDeltaNet,
+    "gla": Gla,
+    "hyper_attention": HyperAttention,
+    "lmuformer": LmuFormer,
+    "mamba": Mamba,
+    "mamba2": Mamba2,
+    "mesa_layer": MesaLayer,
+    "mla": Mla,
+    "native_sparse_attention": NativeSparseAttention,
+    "nope_head_scale": NopeHeadScale,
+    "normalized_attention": NormalizedAttention,
+    "retention": Retention,
+    "rwkv7": Rwkv7,
+    "sigmoid_attention": SigmoidAttention,
+    "sparse_transformer": SparseTransformer,
+}
 
-__all__ = ["TOKEN_MIXERS", "Attention", "CrossAttention", "Gla", "Mamba"]
+__all__ = [
+    "TOKEN_MIXERS",
+    "Attention",
+    "BasedAttention",
+    "CrossAttention",
+    "DeltaNet",
+    "GatedDeltaNet",
+    "Gla",
+    "HyperAttention",
+    "LmuFormer",
+    "Mamba",
+    "Mamba2",
+    "MesaLayer",
+    "Mla",
+    "NativeSparseAttention",
+    "NopeHeadScale",
+    "NormalizedAttention",
+    "Retention",
+    "Rwkv7",
+    "SigmoidAttention",
+    "SparseTransformer",
+]

@@ -1,12 +1,14 @@
-"""attention: softmax attention; multi-head, grouped or multi-query, causal or not, with a window if asked.
+"""attention: softmax attention; multi-head, grouped or multi-query, causal or not, with a window and sinks if asked.
 
-    y_t = sum_s softmax_s(cap tanh(scale q_t.k_s / cap) + bias) v_s,  s of the same document, s <= t, t - s < window
+    y_t = sum_s softmax_s(cap tanh(scale q_t.k_s / cap) + bias) v_s,  s of the same document, s <= t,
+          and t - s < window or s among the first `sinks` tokens; with sink_logit, one more key of logit z_h and value 0
 
 source: Vaswani et al. 2017, arXiv 1706.03762; Shazeer 2019, arXiv 1911.02150; Ainslie et al. 2023, arXiv 2305.13245;
-        window: Beltagy et al. 2020, arXiv 2004.05150; logit cap: Gemma 2, arXiv 2408.00118
+        window: Beltagy et al. 2020, arXiv 2004.05150; logit cap: Gemma 2, arXiv 2408.00118;
+        sinks: Xiao et al. 2023, arXiv 2309.17453; sink_logit: gpt-oss, arXiv 2508.10925
 train: 4 T S heads K a sequence beside the projections
-decode: 4 S heads K a token; cache 2 S kv_heads K, S = min(window, capacity)
-departs: none
+decode: 4 S heads K a token; cache 2 S kv_heads K, S = min(window + sinks, capacity)
+departs: sinks keep the positions they have in the document, where the paper counts positions within the cache
 catalogue: multi_query_attention
 """
 
@@ -14,13 +16,13 @@ import dataclasses
 from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
 
 from ... import param
-from ...contracts import Aux, Cost, Position, Seq, index, spoil
-from ...kernels.attention import EMPTY, PAD, Tokens, attention
+from ...contracts import Aux, Cost, Position, Seq, spoil
+from ...kernels.attention import Tokens, Weigh, attention, softmax, sunk
 from ...kernels.linear import linear
 from ..positions import Rope
+from . import _slots
 
 Array = jax.Array
 Tree = dict
@@ -31,7 +33,8 @@ class Attention:
     """width D. heads: query heads, width / head_dim unless given. kv_heads: key heads, heads unless given; 1 is
     multi-query. head_dim K: width / heads unless given; with neither, one head per 64 of width. window: tokens seen,
     itself included (with causal=False on either side). cap: bound on the logits. scale: of the logits, K^-1/2 unless
-    given.
+    given. sinks: first tokens of a document that stay in sight of a window. sink_logit: a learned logit a head for
+    looking at nothing.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -47,6 +50,8 @@ class Attention:
     cap: float | None = None
     scale: float | None = None
     position: Position = Rope()
+    sinks: int = 0
+    sink_logit: bool = False
 
     def __post_init__(self):
         n, g, k = self.sizes
@@ -58,6 +63,8 @@ class Attention:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"attention: {name} must be positive, not {value}")
+        if self.sinks < 0 or (self.sinks and (self.window is None or not self.causal)):
+            raise ValueError(f"attention: sinks={self.sinks} needs sinks >= 0, and a causal window that they stay in")
 
     @property
     def query_heads(self) -> int:
@@ -69,35 +76,59 @@ class Attention:
         n = self.kv_heads or self.query_heads
         return n, self.query_heads // n, self.head_dim or self.width // self.query_heads
 
+    @property
+    def layout(self) -> _slots.Layout:
+        return _slots.Ring(self.sinks)
+
+    def slots(self, length: float) -> float:
+        """Of the cache, for documents of `length` tokens."""
+        return length if self.window is None else min(length, self.window + self.sinks)
+
     def decl(self) -> Tree:
         n, g, k = self.sizes
         stream, kv = dict(embed=self.width), dict(kv_heads=n, head_dim=k)
         grouped = dict(kv_heads=n, group=g, head_dim=k)
-        return dict(
+        decl = dict(
             q=param.matrix(stream, grouped), k=param.matrix(stream, kv), v=param.matrix(stream, kv),
             out=param.matrix(grouped, stream),
         )  # fmt: skip
+        return decl | (dict(sink=param.bias(kv_heads=n, group=g)) if self.sink_logit else {})
 
     def cost(self, tokens: int, context: float) -> Cost:
         n, g, k = self.sizes
-        seen = context if self.window is None else min(context, self.window)
+        seen = self.slots(context)
         return Cost(flops=4 * tokens * seen * n * g * k, state_bytes=int(8 * seen * n * k))
-
-    def slots(self, length: int) -> int:
-        return length if self.window is None else min(self.window, length)
 
     def state(self, batch: int, length: int, context: int = 0) -> Tree:
         if not self.causal:
             return {}
         n, _, k = self.sizes
-        kv = param.cache(dict(batch=batch), dict(slot=self.slots(length), kv_heads=n, head_dim=k))
-        slots = param.count(dict(batch=batch), dict(slot=self.slots(length)))
-        return dict(k=kv, v=kv, position=slots, count=param.count(dict(batch=batch)))
+        rows, slots = dict(batch=batch), int(self.slots(length))
+        kv = param.cache(rows, dict(slot=slots, kv_heads=n, head_dim=k))
+        return dict(k=kv, v=kv, position=param.count(rows, dict(slot=slots)), count=param.count(rows))
 
     def _queries(self, params, x: Array, position: Array) -> Array:
         q = linear(x, params["q"])
         flat = q.reshape(*q.shape[:-3], -1, q.shape[-1])
         return self.position.rotate(flat, position).reshape(q.shape)
+
+    def _sight(self) -> Tree:
+        """window and pattern of the kernel: which keys a query sees by places."""
+        if self.window is None or not self.sinks:
+            return dict(window=self.window)
+        window, sinks = self.window, self.sinks
+        return dict(pattern=lambda q_place, k_place: (q_place - k_place < window) | (k_place < sinks))
+
+    def _own(self, seq: Seq) -> Tokens:
+        """A call's own tokens, where no other are looked at; `_sight` may look at differences of places alone."""
+        return _slots.placed(seq) if self.sinks else _slots.neighbours(seq)
+
+    def _weigh(self, params) -> Weigh:
+        return sunk(params["sink"]) if self.sink_logit else softmax
+
+    def _output(self, params, y: Array) -> Array:
+        """y [..., N, G, K] -> [..., D]."""
+        return linear(y, params["out"], c=3)
 
     def _attend(self, params, q, k, v, at: Tokens, to: Tokens, q_position, k_position) -> Array:
         n, g, dim = self.sizes
@@ -105,67 +136,38 @@ class Attention:
         if bias is not None:
             bias = bias.reshape(-1, n, g, *bias.shape[-2:])
         y = attention(
-            q, k, v, at, to, causal=self.causal, window=self.window, cap=self.cap, bias=bias,
+            q, k, v, at, to, causal=self.causal, cap=self.cap, bias=bias, weigh=self._weigh(params), **self._sight(),
             scale=dim**-0.5 if self.scale is None else self.scale,
         )  # fmt: skip
-        return linear(y, params["out"], c=3)
+        return self._output(params, y)
+
+    def _new(self, params, x: Array, position: Array) -> Tree:
+        """What is kept of tokens x [..., D]."""
+        k = self.position.rotate(linear(x, params["k"]), position)
+        return dict(k=k, v=linear(x, params["v"]), position=position)
 
     def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
         """x [B, T, D]. Without slots (training) the plain path; with them, old slots and new tokens together."""
-        doc = jnp.where(seq.mask, seq.doc, PAD)
-        q = self._queries(params, x, seq.position)
-        k, v = self.position.rotate(linear(x, params["k"]), seq.position), linear(x, params["v"])
-        if not self.causal or not state["k"].shape[1]:  # within a call, neighbours in time are neighbours in place
-            new = Tokens(doc, jnp.broadcast_to(jnp.arange(x.shape[1])[None], doc.shape))
-            return self._attend(params, q, k, v, new, new, seq.position, seq.position), state, Aux()
-        slots = state["k"].shape[1]
-        place, count = index(state["count"], seq)
-        new, old = Tokens(doc, place), slot_tokens(state["count"], slots)
-        join = lambda a, b: jnp.concatenate([a.astype(b.dtype), b], 1)
-        to = Tokens(*map(join, old, new))
-        k_position = join(state["position"], seq.position)
-        y = self._attend(params, q, join(state["k"], k), join(state["v"], v), new, to, seq.position, k_position)
-        kept = keep_last(state, dict(k=k, v=v, position=seq.position), new, count)
-        return spoil(y, self._overflows(place, slots) & seq.mask), kept | dict(count=count), Aux()
+        q, new = self._queries(params, x, seq.position), self._new(params, x, seq.position)
+        if not self.causal or not state["k"].shape[1]:
+            at = self._own(seq)
+            return self._attend(params, q, new["k"], new["v"], at, at, seq.position, seq.position), state, Aux()
+        view = _slots.extend(state, new, seq, self.layout)
+        k, v, k_position = (view.seen[name] for name in ("k", "v", "position"))
+        y = self._attend(params, q, k, v, view.at, view.to, seq.position, k_position)
+        return spoil(y, self._overflows(view.place, state["k"].shape[1]) & seq.mask), view.kept, Aux()
 
     def _overflows(self, place: Array, slots: int) -> Array:
         """Where a token needs keys that no slot can hold: never for a window that fits."""
-        return (place >= slots) & (self.window is None or self.window > slots)
+        return (place >= slots) & (self.slots(float("inf")) > slots)
 
     def step(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
         """x [B, D]: write the key and the value into their slot, then look at the slots."""
         if not self.causal:
             raise ValueError("attention with causal=False has no step")
-        slots = state["k"].shape[1]
-        place, count = index(state["count"], seq)
-        k, v = self.position.rotate(linear(x, params["k"]), seq.position), linear(x, params["v"])
-        row, slot = jnp.arange(x.shape[0]), jnp.where(seq.mask, place % slots, slots)
-        write = lambda held, value: held.at[row, slot].set(value.astype(held.dtype), mode="drop")
-        kept = dict(k=write(state["k"], k), v=write(state["v"], v), position=write(state["position"], seq.position))
-        to = slot_tokens(count, slots)
-        # A masked token, and one beyond the slots, must see something: the value is junk or NaN either way.
-        to = to._replace(doc=jnp.where(seq.mask[:, None], to.doc, 0), place=jnp.where(seq.mask[:, None], to.place, 0))
-        at = Tokens(jnp.zeros_like(place)[:, None], jnp.where(seq.mask, place, 0)[:, None])
+        view = _slots.write(state, self._new(params, x, seq.position), seq, self.layout)
         q = self._queries(params, x, seq.position)[:, None]
-        k, v = kept["k"].astype(x.dtype), kept["v"].astype(x.dtype)
-        y = self._attend(params, q, k, v, at, to, seq.position[:, None], kept["position"])[:, 0]
-        return spoil(y, self._overflows(place, slots) & seq.mask), kept | dict(count=count), Aux()
-
-
-def slot_tokens(count: Array, slots: int) -> Tokens:
-    """What the slots hold after `count` [B] tokens of the open document: place p is in slot p mod slots."""
-    last = count[:, None] - 1
-    place = last - (last - jnp.arange(slots)[None]) % max(slots, 1)
-    return Tokens(jnp.where(place >= 0, 0, EMPTY), place)
-
-
-def keep_last(state: Tree, new: Tree, tokens: Tokens, count: Array) -> Tree:
-    """Writes the last tokens of the open document into their slots. new: name -> [B, T, ...]; older ones fall out."""
-    slots = state["k"].shape[1]
-    open_ = tokens.doc == jnp.max(tokens.doc, 1, keepdims=True)
-    wanted = open_ & (tokens.doc >= 0) & (tokens.place >= count[:, None] - slots)
-    slot = jnp.where(wanted, tokens.place % slots, slots)
-    row = jnp.arange(slot.shape[0])[:, None]
-    return {
-        name: state[name].at[row, slot].set(value.astype(state[name].dtype), mode="drop") for name, value in new.items()
-    }
+        k, v, k_position = (view.seen[name] for name in ("k", "v", "position"))
+        y = self._attend(params, q, k.astype(x.dtype), v.astype(x.dtype), view.at, view.to, seq.position[:, None],
+                         k_position)[:, 0]  # fmt: skip
+        return spoil(y, self._overflows(view.place, state["k"].shape[1]) & seq.mask), view.kept, Aux()

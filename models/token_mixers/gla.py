@@ -4,7 +4,7 @@
     a_t = sigmoid(W_2 W_1 x_t + b)^(1/tau)
 
 source: Yang et al. 2023, arXiv 2312.06635
-train: 2 T H K V in chunks of 64 plus in-chunk scores
+train: 2 T H (C (K + V) + 2 K V) in chunks of C = 32
 decode: 4 H K V a token; state H K V float32
 departs: none; K = width/2 over all heads, V = width, rank 16 and tau 16 are the paper's
 """

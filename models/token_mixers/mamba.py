@@ -11,7 +11,6 @@ departs: none with input_rule="zoh", the paper's discretisation; the authors' re
 """
 
 import dataclasses
-import math
 from typing import ClassVar
 
 import jax
@@ -22,19 +21,10 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import linear
 from ...kernels.selective_scan import selective_scan, token
 from ...kernels.short_conv import short_conv, short_conv_step
+from ._parts import dt_bias
 
 Array = jax.Array
 Tree = dict
-
-
-def _dt_bias(low: float, high: float):
-    """dt starts log-uniform in [low, high]: the bias is the inverse softplus of it."""
-
-    def init(key, shape, dtype):
-        dt = jnp.exp(jax.random.uniform(key, shape, minval=math.log(low), maxval=math.log(high)))
-        return (dt + jnp.log(-jnp.expm1(-dt))).astype(dtype)
-
-    return init
 
 
 def _a_log(key, shape, dtype):
@@ -80,7 +70,7 @@ class Mamba:
             conv_bias=param.bias(inner=c),
             dt_down=param.matrix(inner, dict(rank=r)),
             dt_up=param.matrix(dict(rank=r), inner),
-            dt_bias=param.decay(inner=c, init=_dt_bias(self.dt_low, self.dt_high)),
+            dt_bias=param.decay(inner=c, init=dt_bias(self.dt_low, self.dt_high)),
             b=param.matrix(inner, dict(state=n)),
             c=param.matrix(inner, dict(state=n)),
             a_log=param.decay(inner=c, state=n, init=_a_log),

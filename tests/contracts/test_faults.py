@@ -82,12 +82,8 @@ class OneAhead(Gla):
 class StartIgnored(Gla):
     """Documents run into each other, in scan and step alike."""
 
-    scan = lambda self, p, x, s, seq: Gla.scan(
-        self, p, x, s, dataclasses.replace(seq, start=EMPTY(seq.start))
-    )
-    step = lambda self, p, x, s, seq: Gla.step(
-        self, p, x, s, dataclasses.replace(seq, start=EMPTY(seq.start))
-    )
+    scan = lambda self, p, x, s, seq: Gla.scan(self, p, x, s, dataclasses.replace(seq, start=EMPTY(seq.start)))
+    step = lambda self, p, x, s, seq: Gla.step(self, p, x, s, dataclasses.replace(seq, start=EMPTY(seq.start)))
 
 
 class AroundTheDoor(Gla):

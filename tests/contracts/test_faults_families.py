@@ -162,9 +162,7 @@ def broken(results) -> set[str]:
     return {r.name for r in results if not r.ok}
 
 
-@pytest.mark.parametrize(
-    ("check", "method", "promises"), OTHERS, ids=[type(m).__name__ for _, m, _ in OTHERS]
-)
+@pytest.mark.parametrize(("check", "method", "promises"), OTHERS, ids=[type(m).__name__ for _, m, _ in OTHERS])
 def test_a_fault_in_another_family_is_caught(check, method, promises):
     assert broken(check(method)) >= set(promises)
 

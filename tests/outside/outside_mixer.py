@@ -50,9 +50,7 @@ class Ema:
     def _inputs(self, params, x, mask):
         """a and (1 - a) u, float32 [..., C]; a masked token has a = 1 and no input."""
         u = linear(x, params["into"]).astype(jnp.float32)
-        a = jnp.where(
-            mask[..., None], jax.nn.sigmoid(params["bias"]).reshape((1,) * (x.ndim - 1) + (-1,)), 1.0
-        )
+        a = jnp.where(mask[..., None], jax.nn.sigmoid(params["bias"]).reshape((1,) * (x.ndim - 1) + (-1,)), 1.0)
         return a, (1 - a) * u
 
     def scan(self, params, x, state, seq):

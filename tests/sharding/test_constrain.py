@@ -36,9 +36,7 @@ def test_without_a_mesh_or_on_one_device_it_is_the_identity():
 def test_faults_name_what_is_wrong_with_and_without_a_mesh(mesh):
     x = jnp.asarray(X)
     with jax.set_mesh(make_mesh(mesh)) if mesh else contextlib.nullcontext():
-        with pytest.raises(
-            ValueError, match=r"^'batch time' names 2 axes, the array has shape \(8, 4, 16\)$"
-        ):
+        with pytest.raises(ValueError, match=r"^'batch time' names 2 axes, the array has shape \(8, 4, 16\)$"):
             constrain(x, "batch time")
         with pytest.raises(ValueError, match="no row for axis 'tme'"):
             constrain(x, "batch tme embed")
@@ -66,9 +64,7 @@ def test_it_decides_where_the_compiled_program_keeps_the_array():
             assert compiled.output_shardings.shard_shape(x.shape) == part
             assert f"f32[{','.join(map(str, part))}]" in str(compiled.as_text())
         plain = jax.jit(lambda x: x * 2).lower(x).compile()
-        assert (
-            plain.output_shardings.shard_shape(x.shape) == X.shape
-        )  # what the test would see if it did nothing
+        assert plain.output_shardings.shard_shape(x.shape) == X.shape  # what the test would see if it did nothing
         assert layout_of(constrain(x, "batch time ff")) == (2, 4, 8)  # outside of jit too
 
 

@@ -52,9 +52,7 @@ def test_sharded_and_whole_initial_values_are_the_same():
     for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
         # Equal but for the last bits: compiled for other lengths, the normal quantile rounds differently.
         np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=1e-5)
-    assert {v.sharding for v in jax.tree.leaves(parts)} == set(
-        jax.tree.leaves(sharding.shardings(DECL, mesh))
-    )
+    assert {v.sharding for v in jax.tree.leaves(parts)} == set(jax.tree.leaves(sharding.shardings(DECL, mesh)))
 
 
 def test_it_needs_no_devices():
@@ -67,9 +65,7 @@ def test_it_needs_no_devices():
 def test_a_mesh_axis_that_shards_nothing():
     for text in MESHES:
         sharding.check(DECL, make_mesh(text))
-    with pytest.raises(
-        ValueError, match="^mesh axis expert=2 shards nothing: no parameter and not the batch$"
-    ):
+    with pytest.raises(ValueError, match="^mesh axis expert=2 shards nothing: no parameter and not the batch$"):
         sharding.check(DECL, make_mesh("fsdp=4,expert=2"))
     with pytest.raises(ValueError, match="mesh axis tensor=2 shards nothing"):
         sharding.check(DECL, make_mesh("fsdp=4,tensor=2"), RULES | dict.fromkeys(["vocab", "heads", "ff"]))

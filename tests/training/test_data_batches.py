@@ -65,9 +65,7 @@ def test_windows_lose_no_token_and_targets_are_the_next(time):
     for row in rows:
         assert np.array_equal(row["tokens"][1:], row["targets"][:-1])
         assert row["tokens"].dtype == row["targets"].dtype == np.int32
-        assert (
-            row["start"].dtype == row["mask"].dtype == bool and len(row["start"]) == len(row["mask"]) == time
-        )
+        assert row["start"].dtype == row["mask"].dtype == bool and len(row["start"]) == len(row["mask"]) == time
 
 
 def test_starts_are_the_documents_and_the_window_itself():
@@ -95,9 +93,7 @@ def test_a_target_beyond_the_window_is_masked_when_unmarked():
 
 def test_a_sequence_longer_than_the_data_names_both():
     assert len(Windows(stream(), 999)) == 1
-    message = (
-        "a sequence of 1000 tokens is longer than the data: the train split of demo has 1000 tokens, and 1001"
-    )
+    message = "a sequence of 1000 tokens is longer than the data: the train split of demo has 1000 tokens, and 1001"
     for make in (
         lambda s: Windows(s, 1000),
         lambda s: Batches(s, 4, 1000),
@@ -128,9 +124,7 @@ def test_rows_are_samples_however_they_are_shared_out():
     # Another process, another batch size: the same samples in the same order.
     wider = Batches(stream(), 16, 16, seed=4).rows(3, 0, 16)
     same(wider, {k: np.concatenate([batches.rows(s, 0, 8)[k] for s in (6, 7)]) for k in wider})
-    assert not np.array_equal(
-        batches.rows(0, 0, 8)["tokens"], Batches(stream(), 8, 16, seed=5).rows(0, 0, 8)["tokens"]
-    )
+    assert not np.array_equal(batches.rows(0, 0, 8)["tokens"], Batches(stream(), 8, 16, seed=5).rows(0, 0, 8)["tokens"])
     with pytest.raises(IndexError, match="rows 4 .. 9 of step 0: there are 8 rows"):
         batches.rows(0, 4, 9)
 

@@ -17,9 +17,7 @@ from jaxlib_ext.training.data import Batches, Source, device_batches, eval_batch
 def batches(batch=8, time=16):
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 200, 1000).astype(np.uint8)
-    return Batches(
-        Source("demo", "train", tokens, np.array([0, 300], np.uint64), vocab=256), batch, time, seed=1
-    )
+    return Batches(Source("demo", "train", tokens, np.array([0, 300], np.uint64), vocab=256), batch, time, seed=1)
 
 
 def sharding(*spec, **mesh):
@@ -157,9 +155,7 @@ def test_a_failure_in_the_thread_surfaces_with_its_message(prefetch):
 
 def test_what_does_not_divide_is_said_before_anything_is_read():
     spy = Spy(batches(batch=6))
-    with pytest.raises(
-        ValueError, match="a batch of 6 sequences of 16 tokens does not divide over"
-    ) as caught:
+    with pytest.raises(ValueError, match="a batch of 6 sequences of 16 tokens does not divide over") as caught:
         device_batches(spy, 0, sharding("fsdp", fsdp=8))
     assert "\n" not in str(caught.value) and spy.asked == []
     with pytest.raises(ValueError, match="start_step -1 and prefetch 2 must be at least 0"):

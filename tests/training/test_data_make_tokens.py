@@ -14,9 +14,7 @@ import pytest
 from jaxlib_ext.training.data import documents, open_source
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "experiments" / "make_tokens.py"
-TEXTS = {
-    f"{n:02d}.txt": f"file {n}: the cat sat on mat number {n * n}.\nIt purred.\n" * (n + 1) for n in range(30)
-}
+TEXTS = {f"{n:02d}.txt": f"file {n}: the cat sat on mat number {n * n}.\nIt purred.\n" * (n + 1) for n in range(30)}
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +100,7 @@ def test_long_documents_are_cut_at_lines_and_lose_nothing(script, tokenizer, cor
     script.main([str(corpus), str(path), str(tmp_path / "out"), "--begin", "<s>"])
     train = open_source(str(tmp_path / "out"))
     want = [[0, *ids] for ids in encodings(corpus, made, "train")]
-    assert train.read(0, train.size).tolist() == sum(
-        want, []
-    )  # this tokenizer ends a token at every line end
+    assert train.read(0, train.size).tolist() == sum(want, [])  # this tokenizer ends a token at every line end
     assert len(train.bounds) == len(want)
     assert list(script.pieces("a" * 100)) == ["a" * 64, "a" * 36]
     assert list(script.pieces("a\n" * 40)) == ["a\n" * 32, "a\n" * 8]

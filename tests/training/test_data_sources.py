@@ -59,9 +59,7 @@ def test_stdlib_holds_the_library_files_and_records_them():
 
 def test_stdlib_splits_are_disjoint_and_opening_again_reads_nothing(monkeypatch):
     train, held = open_source("stdlib"), open_source("stdlib", "eval")
-    by_split = {
-        split: {d.name for d in documents("stdlib") if d.split == split} for split in ("train", "eval")
-    }
+    by_split = {split: {d.name for d in documents("stdlib") if d.split == split} for split in ("train", "eval")}
     assert not by_split["train"] & by_split["eval"]
     assert (len(by_split["train"]), len(by_split["eval"])) == (len(train.bounds), len(held.bounds))
     monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: pytest.fail(f"read {path} again"))
@@ -271,9 +269,7 @@ def test_text_and_tokens_on_gs(tmp_path, monkeypatch):
     write_tokens(tmp_path / "remote" / "tokens", ids)
     with bucket(tmp_path / "remote"):
         far = open_source("gs://bucket/text")
-        assert (
-            far.read(0, far.size).tolist() == open_source(str(tmp_path / "remote" / "text")).tokens.tolist()
-        )
+        assert far.read(0, far.size).tolist() == open_source(str(tmp_path / "remote" / "text")).tokens.tolist()
         with pytest.raises(FileNotFoundError, match="no such data: gs://bucket/nothing"):
             open_source("gs://bucket/nothing")
         source = open_source("gs://bucket/tokens", "eval")

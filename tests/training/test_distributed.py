@@ -26,9 +26,7 @@ def worker(fault: str) -> None:
     from jaxlib_ext.sharding import batch_sharding, make_mesh
     from jaxlib_ext.training import distributed
 
-    distributed.start(
-        timeout=float(os.environ.get("TIMEOUT", 60)), silence=float(os.environ.get("SILENCE", 90))
-    )
+    distributed.start(timeout=float(os.environ.get("TIMEOUT", 60)), silence=float(os.environ.get("SILENCE", 90)))
     with distributed.guard(), distributed.Preemption() as preemption:
         placed = batch_sharding(make_mesh("fsdp=8"))
         x = jax.make_array_from_callback((8, 1), placed, lambda index: np.ones((8, 1), np.float32)[index])
@@ -111,9 +109,7 @@ class Run:
             out, err = self.processes[i].communicate()
             # Gloo greets on stdout, the coordination service remarks on stderr in glog's format.
             chat = lambda line: not line.startswith("[Gloo]")
-            found.append(
-                (self.processes[i].returncode, *(list(filter(chat, t.splitlines())) for t in (out, err)))
-            )
+            found.append((self.processes[i].returncode, *(list(filter(chat, t.splitlines())) for t in (out, err))))
         assert time.monotonic() < self.end, f"the run hung: {found}"
         return found
 
@@ -211,9 +207,7 @@ def test_a_port_that_is_taken(monkeypatch):
         monkeypatch.delenv(variable, raising=False)
     with socket.create_server(("", 0)) as s:
         port = s.getsockname()[1]
-        with pytest.raises(
-            ValueError, match=f"^process 0 cannot listen on port {port}: Address already in use$"
-        ):
+        with pytest.raises(ValueError, match=f"^process 0 cannot listen on port {port}: Address already in use$"):
             distributed.start(f"127.0.0.1:{port}", 2, 0)
 
 

@@ -1,14 +1,15 @@
-"""Attention in plain XLA: whole score matrix, or block by block of queries with the scores recomputed backwards."""
+"""Attention in plain XLA: whole score matrix, block by block of queries with the scores recomputed backwards, or the
+band of it that a window needs."""
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+NOBODYS = -3  # a document of nobody's
 BLOCK = 512
-HIDDEN = -1e30  # far below any logit, and finite: a row that sees nothing must not be NaN
 
 
-def visible(at, to, causal: bool, window: int | None) -> Array:
+def visible(at, to, causal: bool, window: int | None, pattern=None) -> Array:
     """bool [B, T, S]: which query sees which key."""
     ahead = at.place[:, :, None] - to.place[:, None, :]
     seen = at.doc[:, :, None] == to.doc[:, None, :]
@@ -16,25 +17,25 @@ def visible(at, to, causal: bool, window: int | None) -> Array:
         seen &= ahead >= 0
     if window is not None:
         seen &= jnp.abs(ahead) < window
+    if pattern is not None:
+        seen &= pattern(at.place[:, :, None], to.place[:, None, :])
     return seen
 
 
-def whole(q: Array, k: Array, v: Array, at, to, *, causal, window, cap, scale, bias) -> Array:
+def whole(q: Array, k: Array, v: Array, at, to, *, causal, window, cap, scale, bias, pattern, weigh) -> Array:
     logits = jnp.einsum("btngk,bsnk->bngts", q * jnp.asarray(scale, q.dtype), k, preferred_element_type=jnp.float32)
     if cap is not None:
         logits = cap * jnp.tanh(logits / cap)
     if bias is not None:
         logits = logits + bias
-    # Added and not selected: the gradient needs no mask, for what is hidden has weight 0. Divided last, on [T, V]
-    # instead of [T, S]: the gradient then takes no sum over the scores either.
-    logits = logits + jnp.where(visible(at, to, causal, window), 0.0, HIDDEN)[:, None, None]
-    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
-    total = jnp.moveaxis(jnp.sum(weights, -1), -1, 1)[..., None]
+    weights, total = weigh(logits, visible(at, to, causal, window, pattern)[:, None, None])
     y = jnp.einsum("bngts,bsnv->btngv", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return (y / total).astype(v.dtype)
+    if total is not None:
+        y = y / jnp.moveaxis(total, -1, 1)[..., None]
+    return y.astype(v.dtype)
 
 
-def blocked(q: Array, k: Array, v: Array, at, to, *, causal, window, cap, scale, bias) -> Array:
+def blocked(q: Array, k: Array, v: Array, at, to, *, bias, **how) -> Array:
     """The same by blocks of queries: memory grows with BLOCK x S instead of T x S, forwards and backwards."""
     b, t = q.shape[:2]
     n = -(-t // BLOCK)
@@ -49,7 +50,32 @@ def blocked(q: Array, k: Array, v: Array, at, to, *, causal, window, cap, scale,
     @jax.checkpoint
     def one(block):
         q, at, bias = block
-        return whole(q, k, v, at, to, causal=causal, window=window, cap=cap, scale=scale, bias=bias)
+        return whole(q, k, v, at, to, bias=bias, **how)
 
     y = jax.lax.map(one, queries)
     return jnp.moveaxis(y, 0, 1).reshape(b, n * BLOCK, *y.shape[3:])[:, :t]
+
+
+def banded(q: Array, k: Array, v: Array, at, to, *, window, bias, **how) -> Array:
+    """Queries in blocks of a window, each against its own block and the one before; for keys of the same tokens."""
+    if bias is not None or window is None or q.shape[1] != k.shape[1]:
+        raise ValueError("attention: xla_banded needs a window, no bias, and the keys of the queries' own tokens")
+    b, t = q.shape[:2]
+    m = max(window - 1, 1)
+    n = -(-t // m)
+    pad = lambda a, fill=0: jnp.pad(a, ((0, 0), (0, n * m - t)) + ((0, 0),) * (a.ndim - 2), constant_values=fill)
+    cut = lambda a: a.reshape(b, n, m, *a.shape[2:])
+    flat = lambda a: a.reshape(b * n, *a.shape[2:])
+
+    def with_last(a, fill=0):
+        a = cut(a)
+        return flat(jnp.concatenate([jnp.full_like(a[:, :1], fill), a[:, :-1]], 1)), flat(a)
+
+    join = lambda pair: jnp.concatenate(pair, 1)
+    at = at._replace(doc=pad(at.doc, NOBODYS), place=pad(at.place))
+    band = to._replace(doc=join(with_last(at.doc, NOBODYS - 1)), place=join(with_last(at.place)))
+    at = jax.tree.map(lambda a: flat(cut(a)), at)
+    y = whole(
+        flat(cut(pad(q))), join(with_last(pad(k))), join(with_last(pad(v))), at, band, window=window, bias=None, **how
+    )
+    return y.reshape(b, n * m, *y.shape[2:])[:, :t]

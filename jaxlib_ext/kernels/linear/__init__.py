@@ -39,3 +39,10 @@ def unembed(x: Array, table: Any, out_dtype: Any = None) -> Array:
     if hasattr(table, "unembed"):
         return table.unembed(x)
     return jax.lax.dot_general(x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=out_dtype)
+
+
+def dense(w: Any, rows: int) -> Array:
+    """The array [rows, ...] that a weight stands for, for the few contractions that `linear` cannot say: those over
+    what a weight produces, head by head. An operator is asked for each of its rows.
+    """
+    return w.linear(jnp.eye(rows), 1) if hasattr(w, "linear") else w

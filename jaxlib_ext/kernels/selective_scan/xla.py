@@ -101,5 +101,5 @@ def chunked(
         v = jnp.pad(v, ((0, 0), (0, n * chunk - t)) + ((0, 0),) * (v.ndim - 2))
         return jnp.moveaxis(v, 1, 0).reshape(n, chunk, v.shape[0], *v.shape[2:])
 
-    y, h = _scan(rule, a, h, tuple(map(cut, (x, dt, b, c, start))))
+    y, h = _scan(rule, a, h, (cut(x), cut(dt), cut(b), cut(c), cut(start)))
     return jnp.moveaxis(y.reshape(n * chunk, *y.shape[2:]), 0, 1)[:, :t], h

@@ -28,7 +28,10 @@ def _window(x: Array, x_doc: Array, y_doc: Array, j: int) -> Array:
 @jax.custom_vjp
 def _convolve(seen: Array, taps: Array, theirs: Array, own: Array) -> Array:
     """seen [B, W-1+T, C] of documents theirs, for outputs [B, T, C] of documents own."""
-    return sum(_window(seen, theirs, own, j) * along(taps[:, j], seen) for j in range(taps.shape[1]))
+    y = _window(seen, theirs, own, 0) * along(taps[:, 0], seen)
+    for j in range(1, taps.shape[1]):
+        y = y + _window(seen, theirs, own, j) * along(taps[:, j], seen)
+    return y
 
 
 def _kept(*inputs: Array) -> tuple[Array, tuple]:

@@ -1,0 +1,52 @@
+"""Chunked form. The sums between chunks are those of linear attention; only their inverse is new.
+
+With R = (G + ridge)^-1 before a chunk, the keys K of the chunk and I + K R K^T = L L^T, the rows p_j of L^-1 K R are
+the updates of Sherman and Morrison: R_i = R - sum_{j<=i} p_j p_j^T. So R_i q_i is linear attention of q on p.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ..chunks import Documents, Transition, masked
+from ..chunks import chunked as chunks
+
+Array = jax.Array
+CHUNK = 32
+
+
+def _local(inputs: tuple[Array, ...], docs: Documents) -> tuple:
+    """q, k [n, B, H, C, K], v [n, B, H, C, V], ridge [n, B, H, C, 1]."""
+    q, k, v, ridge = inputs
+    pushed = masked(docs.open, jnp.swapaxes(k, -1, -2))
+    moves = (docs.through[..., None, None, None], pushed @ jnp.concatenate([k, v], -1))
+    return jnp.zeros_like(v), moves, (q, k, v, ridge, docs)
+
+
+def _carry(s: Array, moves: tuple[Array, Array]) -> tuple[Array, Array]:
+    through, added = moves
+    return jnp.where(through, s, 0.0) + added, s
+
+
+def _read(reads: tuple, before: Array) -> Array:
+    q, k, v, ridge, docs = reads
+    size, c = q.shape[-1], q.shape[-2]
+    wide = lambda a: a.reshape((1,) * (q.ndim - 2) + a.shape)
+    old = docs.old[:, :, None, :, None]
+    ridge = ridge[..., :1, :]  # the same for all tokens of a head
+    gram, sums = before[..., :size], before[..., size:]
+    factor = jnp.linalg.cholesky(gram + ridge * wide(jnp.eye(size)))
+    both = jnp.concatenate([k, q], -2)
+    solved = jax.scipy.linalg.cho_solve((factor, True), jnp.swapaxes(both, -1, -2))
+    fresh = jnp.concatenate([old, old], -2)  # documents that begin in the chunk start from ridge alone
+    from_k, from_q = jnp.split(jnp.where(fresh, jnp.swapaxes(solved, -1, -2), both / ridge), 2, -2)
+    same = docs.seen | jnp.swapaxes(docs.seen, -1, -2)
+    cross = wide(jnp.eye(c)) + masked(same, k @ jnp.swapaxes(from_k, -1, -2))
+    p = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(cross), from_k, lower=True)
+    w = from_q - masked(docs.seen, q @ jnp.swapaxes(p, -1, -2)) @ p
+    return masked(docs.seen, w @ jnp.swapaxes(k, -1, -2)) @ v + jnp.where(old, w @ sums, 0.0)
+
+
+def chunked(q: Array, k: Array, v: Array, ridge: Array, state: Array, start: Array) -> tuple[Array, Array]:
+    ridge = jnp.broadcast_to(ridge.reshape(1, 1, -1, 1), (*k.shape[:-1], 1))
+    chunk = min(CHUNK, start.shape[1])
+    return chunks(Transition(_local, _carry, _read), (q, k, v, ridge), state, start, chunk=chunk)

@@ -1,0 +1,65 @@
+"""hyper_attention: softmax attention whose large entries are found by sorting and whose rest is sampled.
+
+    y = merge(A_blocks(sorted q, sorted k), A_sample),  A_sample: m uniform keys outside a query's block, weight n / m
+    merge by log-sum-exp;  causal(n) = causal(first half), merge(causal(second half), second half against first)
+
+source: Han et al. 2023, arXiv 2310.05869; compared with insuhan/hyper-attn
+train: 4 T (least + (block + samples) log2(T / least)) heads K a sequence, and a sort
+decode: exact, 4 S heads K a token; cache 2 S kv_heads K
+departs: neighbours in the sorting differ in one sign, as the paper says, where the authors' code permutes the wrong way
+         and neighbours may differ in more; documents and padding are masked, where the code lets padded keys weigh in.
+         Calls of up to `least` tokens, steps and calls that go on from a state are exact
+couples: time, beyond `least` tokens: an estimate, drawn anew from seq.key in every call, or the same each time without;
+         which keys a query meets exactly depends on how later queries sort as well, as in the paper
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import numpy as np
+
+from ...contracts import Aux, Seq
+from ...kernels.attention.hyper import hyper_attention
+from . import _slots
+from .attention import Attention
+
+Array = jax.Array
+Tree = dict
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperAttention(Attention):
+    """As attention, without window, cap and sinks. least: longest call that is exact. block: of sorted keys. samples:
+    keys drawn for a head. bits: signs that are sorted by.
+    """
+
+    window: ClassVar[int | None] = None
+    cap: ClassVar[float | None] = None
+    sinks: ClassVar[int] = 0
+    sink_logit: ClassVar[bool] = False
+    least: int = 4096
+    block: int = 256
+    samples: int = 256
+    bits: int = 7
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("least", "block", "samples", "bits"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"hyper_attention: {name} must be at least 1, not {getattr(self, name)}")
+        place = np.zeros((1, 1), np.int32)
+        if self.position.bias(place, place, 1) is not None:
+            raise ValueError(f"hyper_attention: cannot take the bias on logits of {self.position}")
+
+    def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
+        if x.shape[1] <= self.least or (state and state["k"].shape[1]):
+            return super().scan(params, x, state, seq)
+        q, new = self._queries(params, x, seq.position), self._new(params, x, seq.position)
+        key = jax.random.key(0) if seq.key is None else seq.key
+        y = hyper_attention(
+            q, new["k"], new["v"], _slots.neighbours(seq).doc, key, is_causal=self.causal, least=self.least,
+            block=self.block, samples=self.samples, bits=self.bits,
+            scale=self.sizes[2] ** -0.5 if self.scale is None else self.scale,
+        )  # fmt: skip
+        return self._output(params, y), state, Aux()
