@@ -6,7 +6,7 @@
 
 source: You et al. 2017, arXiv 1708.03888
 state: 4 bytes a parameter
-defaults: trust_coefficient = 0.001, momentum = 0.9 (paper), weight_decay = 0.0005 (paper)
+defaults: learning_rate = 1, trust_coefficient = 0.001, momentum = 0.9 (paper), weight_decay = 0.0005 (paper)
 departs: where |p| or the denominator is 0 the ratio is 1, as in optax, whose denominator is |g + weight_decay p|; the
     norms are of one copy of a stacked leaf
 catalogue: lamb
@@ -28,6 +28,8 @@ class Lars(Rule):
     >>> from jaxlib_ext import optim
     >>> tx = optim.lars(1.0, vectors=False)
     """
+
+    default_rate = 1.0
 
     trust_coefficient: Traced = 0.001
     momentum: Traced = 0.9
