@@ -8,6 +8,7 @@ Ratios are medians over rounds with 95% bootstrap intervals. Parameters and stat
 """
 
 import dataclasses
+import importlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -77,7 +78,7 @@ class Torch:
     """The same with torch's fused form, or its foreach form where there is none."""
 
     def __init__(self, c: Bench, name: str):
-        import torch
+        torch: Any = importlib.import_module("torch")
 
         torch.set_num_threads(2)
         self.params = [torch.nn.Parameter(torch.tensor(np.asarray(v))) for v in tree(c).values()]

@@ -144,7 +144,7 @@ class Core:
         held = {k: tree.flatten_up_to(v) for k, v in state.slots.items()}
         work = [self._leaf(i, row, g, held, p, h) for i, (row, g, p) in enumerate(zip(rows, gs, ps, strict=True))]
         h, shared = self._decide(work, h, state)
-        done = [self._step(row, state, taken, *w, h) for row, w in zip(rows, work, strict=True)]
+        done = [self._step(row, state, taken, w, h) for row, w in zip(rows, work, strict=True)]
         deltas, slots = [delta for delta, _ in done], [slot for _, slot in done]
         new = {k: [s.get(k) for s in slots] for k in state.slots}
         if taken is not None:
@@ -176,9 +176,11 @@ class Core:
         shared = {k: state.shared[k] for k in self.rule.shared()} | self.rule.decide(sums, h)
         return h.but(**shared, **{f"old_{k}": state.shared[k] for k in shared}), shared
 
-    def _step(self, row: Row, state: OptState, taken: Array | None, g: Array, slots: dict, p: Array, mine: Now,
-              h: Now) -> tuple[Array, dict[str, Any]]:  # fmt: skip
+    def _step(
+        self, row: Row, state: OptState, taken: Array | None, work: tuple, h: Now
+    ) -> tuple[Array, dict[str, Any]]:
         """(delta, slots as stored) of one leaf."""
+        g, slots, p, mine = work
         fresh = {k: v for k, v in vars(h).items() if k not in PRIVATE}
         delta, new = decayed(self.rule, g, slots, p, mine.but(**fresh))
         if set(new) != set(row.slots):
@@ -200,7 +202,7 @@ class Core:
     def _measured(self, rows: list[Row], norm: Array | None, deltas: list, ps: list, dtype: Any) -> dict[str, Array]:
         if not self.metrics:
             return {}
-        found = dict(grad_norm=norm)
+        found: dict[str, Any] = dict(grad_norm=norm)
         for kind in sorted({row.leaf.kind for row in rows}):
             of = [i for i, row in enumerate(rows) if row.leaf.kind == kind]
             size = guard.norm([ps[i].astype(dtype) for i in of])

@@ -39,10 +39,14 @@ class FusedScan:
         if rule.shared() or core.guard.active or type(rule).prepare is not Rule.prepare:
             raise ValueError(f"FusedScan: {type(rule).__name__} with these options looks at all gradients at once")
 
+    @property
+    def core(self) -> Core:
+        return self.tx.core
+
     def init(self, layers: Tree) -> OptState:
         """The state; its slots are stacked like the layers."""
-        one = self.tx.init(jax.tree.map(lambda p: p[0], layers))
-        return one._replace(slots=jax.vmap(lambda p: self.tx.init(p).slots)(layers))
+        one = self.core.init(jax.tree.map(lambda p: p[0], layers))
+        return one._replace(slots=jax.vmap(lambda p: self.core.init(p).slots)(layers))
 
     def forward(self, layers: Tree, x: Array) -> tuple[Array, Array]:
         """(output of the last layer, the input of each, [layers, ...])."""
@@ -57,7 +61,7 @@ class FusedScan:
             at = n - 1 - i
             _, pull = jax.vjp(self.block, params, _take(saved, at))
             grads, dx = pull(dy)
-            delta, new = self.tx.update(grads, state._replace(slots=mine), params, copy=at)
+            delta, new = self.core.update(grads, state._replace(slots=mine), params, copy=at)
             layers, slots = _put(layers, optax.apply_updates(params, delta), at), _put(slots, new.slots, at)
             # The next layer is read after this one is written, so that XLA needs no copy of the whole stack.
             return dx, layers, slots, _take(layers, at - 1), _take(slots, at - 1)
@@ -67,7 +71,7 @@ class FusedScan:
         # What does not belong to a layer is the same in all of them: take it from an update of one.
         # Of zeros, since reading the slots here would keep the old ones alive.
         none = lambda tree: jax.tree.map(lambda v: jnp.zeros(v.shape[1:], v.dtype), tree)
-        _, after = self.tx.update(none(layers), state._replace(slots=none(state.slots)), none(layers))
+        _, after = self.core.update(none(layers), state._replace(slots=none(state.slots)), none(layers))
         return dx, layers, after._replace(slots=slots)
 
 

@@ -57,7 +57,8 @@ class _Runner:
             delta, state = tx.update(grads, state, params, **extras(params, grads, gradient, t))
             return optax.apply_updates(params, delta), state
 
-        self.tx, self.plain, self.step = tx, step, jax.jit(step)
+        self.tx, self.plain = tx, step
+        self.step: Any = jax.jit(step)
 
     def __call__(self, params: Tree, steps: int = STEPS, state: Any = None, first: float = 0) -> tuple[Tree, Any]:
         state = self.tx.init(params) if state is None else state
@@ -84,9 +85,13 @@ def _moves(run: _Runner, make: Callable, extras: Callable) -> list[Result]:
         _yes("the state keeps structure, shape and dtype", not difference, difference),
         _yes("the parameters stay finite", _finite(end)),
     ]
-    (scanned, _), _ = jax.jit(
-        lambda c: jax.lax.scan(lambda c, t: (run.plain(*c, t), None), c, jnp.arange(STEPS, dtype=jnp.float32))
-    )((params, run.tx.init(params)))
+
+    def body(carry, t):
+        params, state = carry
+        return run.plain(params, state, t), None
+
+    scan = jax.jit(lambda c: jax.lax.scan(body, c, jnp.arange(STEPS, dtype=jnp.float32)))
+    (scanned, _), _ = scan((params, run.tx.init(params)))
     found.append(Result("inside lax.scan as one by one", float(apart(scanned, end)), TOLERANCE["float32"]))
     if getattr(run.tx.core.rule, "draws", False):  # other leaves, other noise
         return found

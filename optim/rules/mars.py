@@ -28,7 +28,7 @@ class Mars(Wrapped):
     >>> tx = optim.mars(3e-3), optim.mars(3e-4, inner="signum(b1=0.95)")
     """
 
-    default_rate = 3e-3
+    default_rate = 3e-3  # pyright: ignore
 
     inner: Any = "adamw(b1=0.95, b2=0.99)"
     gamma: Traced = 0.025

@@ -5,6 +5,7 @@ left to jax, a scan keeps half a dozen [B, C, N] arrays of every token, and take
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -101,5 +102,6 @@ def chunked(
         v = jnp.pad(v, ((0, 0), (0, n * chunk - t)) + ((0, 0),) * (v.ndim - 2))
         return jnp.moveaxis(v, 1, 0).reshape(n, chunk, v.shape[0], *v.shape[2:])
 
-    y, h = _scan(rule, a, h, (cut(x), cut(dt), cut(b), cut(c), cut(start)))
+    done: Any = _scan(rule, a, h, (cut(x), cut(dt), cut(b), cut(c), cut(start)))
+    y, h = done
     return jnp.moveaxis(y.reshape(n * chunk, *y.shape[2:]), 0, 1)[:, :t], h
