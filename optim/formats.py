@@ -74,7 +74,9 @@ class Format:
 
     @classmethod
     def parse(cls, text: str) -> "Format":
-        """>>> Format.parse("fp8:128")
+        """From its name.
+
+        >>> Format.parse("fp8:128")
         Format(name='fp8', block=128)
         """
         name, _, block = str(text).partition(":")
