@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec
 Tree = Any
 
 
-def _used(spec: PartitionSpec) -> set[str]:
-    return {a for entry in spec if entry is not None for a in ((entry,) if isinstance(entry, str) else entry)}
+def _axes(entry: Any) -> tuple[str, ...]:
+    """The mesh axes of one dimension."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def add_axes(
@@ -29,9 +30,9 @@ def add_axes(
     for axis in zero:
         if axis not in mesh:
             raise ValueError(f"zero: the mesh has no axis {axis!r}; it has {', '.join(mesh)}")
-        if axis in _used(PartitionSpec(*entries)):
+        names = [_axes(entry) for entry in entries]
+        if any(axis in own for own in names):
             continue
-        names = [() if e is None else (e,) if isinstance(e, str) else tuple(e) for e in entries]
         held = [n // math.prod(mesh[a] for a in own) for n, own in zip(shape, names, strict=True)]
         fits = [i for i, n in enumerate(held) if n % mesh[axis] == 0 and n >= mesh[axis]]
         if fits:
@@ -51,7 +52,7 @@ def slot_spec(
     out: list[Any] = [None] * len(shape)
     for i in range(1, min(len(shape), len(leaf)) + 1):
         entry = entries[-i]
-        ways = math.prod(mesh[a] for a in (() if entry is None else (entry,) if isinstance(entry, str) else entry))
+        ways = math.prod(mesh[a] for a in _axes(entry))
         if (
             entry is not None
             and (shape[-i] == leaf[-i] or (i == 1 and leaf[-i] % shape[-i] == 0))

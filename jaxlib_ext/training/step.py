@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 
 from .. import param
 from ..optim import Optimizer, OptState
+from ..optim.guard import norm
 from ..sharding import RULES, Rules, check, constrain, sizes
 from ..sharding import shardings as param_shardings
 from . import extras
@@ -33,7 +34,7 @@ Tree = Any
 
 def global_norm(tree: Tree) -> Array:
     """Euclidean norm of all leaves together, in float32 whatever their dtype (optax's saturates for bfloat16)."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(v.astype(jnp.float32))) for v in jax.tree.leaves(tree)))
+    return norm([v.astype(jnp.float32) for v in jax.tree.leaves(tree)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +154,9 @@ class Step:
         else:
             loss, grads = self._accumulated(state, batch, key)
         grads = jax.tree.map(lambda g: g / loss.weight.astype(g.dtype), grads)
-        norm = global_norm(grads)
+        size = global_norm(grads)
         if self.clip is not None:
-            factor = jnp.minimum(1.0, self.clip / jnp.maximum(norm, 1e-30))
+            factor = jnp.minimum(1.0, self.clip / jnp.maximum(size, 1e-30))
             grads = jax.tree.map(lambda g: g * factor.astype(g.dtype), grads)
         trained, rest = param.split(self.decl, state.params)
         updates, opt = self.tx.update(grads, state.opt, trained, **more)
@@ -165,8 +166,8 @@ class Step:
             ema = jax.tree.map(lambda a, v: a + (1 - decay) * (v.astype(jnp.float32) - a), ema, trained)
         params = _write(param.join(trained, rest), loss.buffers)
         metrics = {name: value / loss.weight for name, value in loss.metrics.items()}
-        finite = jnp.isfinite(loss.total) & jnp.isfinite(norm)
-        metrics |= dict(grad_norm=norm, weight=loss.weight, finite=finite)
+        finite = jnp.isfinite(loss.total) & jnp.isfinite(size)
+        metrics |= dict(grad_norm=size, weight=loss.weight, finite=finite)
         if isinstance(opt, OptState):
             metrics |= {f"optimizer/{k}": v for k, v in (opt.shared | opt.metrics).items()}
         return State(state.step + 1, params, opt, ema, state.key), metrics

@@ -19,6 +19,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.gla import gla
 from ...kernels.linear import linear
+from ._parts import rms
 
 Array = jax.Array
 Tree = dict
@@ -90,7 +91,7 @@ class Gla:
         return q * scale, jnp.where(real, k, 0.0), v, jnp.where(real, jax.nn.log_sigmoid(gate) / self.tau, 0.0)
 
     def _output(self, params, x: Array, y: Array) -> Array:
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps) * along(params["norm"], y)
+        y = rms(y, params["norm"], self.eps)
         return linear(y.astype(x.dtype) * jax.nn.silu(linear(x, params["read"])), params["out"], c=2)
 
     def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:

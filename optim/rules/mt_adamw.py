@@ -15,6 +15,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from ..guard import norm
 from ._distance import TINY
 from .adam import Adam
 
@@ -49,7 +50,7 @@ class MtAdamw(Adam):
         return jnp.asarray(numbers, h.t.dtype)[h.extra["task"] if self.needs else 0]
 
     def prepare(self, grads, params, h):
-        size = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
+        size = norm(jax.tree.leaves(grads))
         factor = self._of(self.weights or (1.0,) * len(self.shares), h) / jnp.maximum(size, TINY)
         return jax.tree.map(lambda g: factor * g, grads)
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..guard import norm
 from ..rule import Traced
 from ..wrapped import Wrapped
 from ._distance import TINY
@@ -40,7 +41,7 @@ class Sam(Wrapped):
         return ("value_fn", *self.inner.needs)
 
     def prepare(self, grads, params, h):
-        size = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
+        size = norm(jax.tree.leaves(grads))
         up = h.rho / jnp.maximum(size, TINY)
         worst = jax.grad(h.extra["value_fn"])(jax.tree.map(lambda p, g: p + up * g, params, grads))
         return self.inner.prepare(jax.tree.map(lambda w, g: w.astype(g.dtype), worst, grads), params, h)
