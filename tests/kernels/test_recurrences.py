@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxlib_ext.contracts import from_starts
+from jaxlib_ext.kernels.decay import grow
 from jaxlib_ext.kernels.gla import gla
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.selective_scan import xla as scan_xla
@@ -39,6 +41,13 @@ def same(fast, plain, *inputs):
 def gla_step(s, q, k, v, g):
     s = s * jnp.exp(g)[..., None] + k[..., None] * v[..., None, :]
     return s, jnp.einsum("bhk,bhkv->bhv", q, s)
+
+
+def test_grow_is_expm1_to_the_last_digits_at_every_size():
+    x = np.concatenate([-np.logspace(-30, np.log10(86), 20_001), [0.0]]).astype(np.float32)
+    true = np.expm1(x.astype(np.float64))
+    assert np.max(np.abs(np.asarray(jax.jit(grow)(x)) - true) / np.maximum(-true, 1e-38)) < 2e-7
+    assert grow(jnp.float32(-1e4)) == grow(jnp.float32(-jnp.inf)) == -1.0
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.02, 1.0, 30.0])
