@@ -1,4 +1,4 @@
-"""An operator that stands where a weight stood and reports the size of what is made with it: any model, no change to it.
+"""An operator that stands where a weight stood and reports the size of what is made with it, in any model.
 
 found = []
 jax.jit(lambda p: model.apply(tapped(decl, p, lambda path, rms: found.append((path, rms))), tokens, seq))(params)
