@@ -123,16 +123,25 @@ def subject(c: Config, mixer: str, width: int, vocab: int) -> Subject:
     return Subject(model_of(c, mixer, width, vocab))
 
 
+@functools.cache
+def optimizer_of(c: Config, case: tuple[str, str, str], width: int, vocab: int):
+    """(optimizer, its jitted update, scales)."""
+    mixer, optimizer, name = case
+    one, base = (subject(c, mixer, w, vocab) for w in (width, c.base))
+    scales = scales_of(c, one.model, base.model, name, optimizer)
+    tx = optim.make_optimizer(optimizer, rate_of(c, optimizer), decl=one.decl, scales=scales, weight_decay=0.0)
+    return tx, jax.jit(tx.update), scales
+
+
 def training(c: Config, case: tuple[str, str, str], source, width: int, seed: int, factor: float = 1.0):
     """Yields (params, loss of the step before, nan at first): before the first step and after each."""
-    mixer, optimizer, name = case
-    one, base = (subject(c, mixer, w, source.vocab) for w in (width, c.base))
-    scales = scales_of(c, one.model, base.model, name, optimizer)
-    tx = optim.make_optimizer(optimizer, factor * rate_of(c, optimizer), decl=one.decl, scales=scales, weight_decay=0.0)
-    update, params = jax.jit(tx.update), one.draw(jax.random.key(seed))
+    one = subject(c, case[0], width, source.vocab)
+    tx, update, scales = optimizer_of(c, case, width, source.vocab)
+    params = one.draw(jax.random.key(seed))
     if scales is not None:
         params = param.fold(lambda _, p, v, s: v if s is None else v * s.init, one.decl, params, scales)
-    batches, state = data.Batches(source, c.batch, c.time, 0), tx.init(params)
+    state = optim.set_hyper(tx.init(params), learning_rate=factor * rate_of(c, case[1]))
+    batches = data.Batches(source, c.batch, c.time, 0)
     yield params, float("nan")
     for step in range(c.steps):
         loss, grads = one.gradient(params, batches.rows(step, 0, c.batch))
@@ -170,9 +179,8 @@ def swept(c: Config, case: tuple[str, str, str], source, width: int) -> dict[flo
     for i in range(c.sweep):
         factor = 2.0 ** (i - c.sweep // 2)
         runs = [[loss for _, loss in training(c, case, source, width, seed, factor)] for seed in range(c.seeds)]
-        found[factor * rate_of(c, case[1])] = float(
-            np.mean(np.array(jax.device_get(runs))[:, -max(c.steps // 10, 1) :])
-        )
+        ends = np.array(jax.device_get(runs))[:, -max(c.steps // 10, 1) :]
+        found[factor * rate_of(c, case[1])] = float(np.mean(ends))
     return found
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxlib_ext.scaling import parameterisations as tables
 from jaxlib_ext.scaling.parameterisations.roles import STEPS
 
 NAMES = list(tables.ABC)
+GOLDEN = Path(__file__).parents[1] / "golden" / "mup_tables.npz"
 RULES = dict(sgd="sgd(momentum=0.0)", adam="adam", adafactor="adafactor(min_scale=0.0, clipping_threshold=1e9)")
 
 
@@ -99,6 +101,35 @@ def test_mup_is_the_absorbed_table(step):
     got = scaling.absorbed(scaling.param_scaling(decl, base, "mup", step), step)
     for s, t in zip(jax.tree.leaves(want), jax.tree.leaves(got), strict=True):
         np.testing.assert_allclose([s.init, s.lr, s.eps], [t.init, t.lr, t.eps], rtol=1e-12)
+
+
+def as_in_the_package(n):
+    """The declaration of the module in tests/golden/mup_tables.py."""
+    square = param.matrix(dict(embed=n), dict(heads=n // 4, head_dim=4))
+    return {
+        "embed.weight": param.embed(vocab=11, embed=n), "q.weight": square, "k.weight": square, "v.weight": square,
+        "out.weight": param.matrix(dict(heads=n // 4, head_dim=4), dict(embed=n)), "norm.weight": param.gain(embed=n),
+        "norm.bias": param.bias(embed=n), "up.weight": param.matrix(dict(embed=n), dict(ff=4 * n)),
+        "up.bias": param.bias(ff=4 * n), "down.weight": param.matrix(dict(ff=4 * n), dict(embed=n)),
+        "down.bias": param.bias(embed=n), "head.weight": param.head(dict(embed=n), dict(vocab=11)),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_against_the_package_mup(optimizer):
+    """Starts and rates of every parameter of a small transformer at 4 times the base, its readout's multiplier absorbed;
+    the product of rate and coupled decay, which ours is a factor on."""
+    want, wide, base = np.load(GOLDEN), as_in_the_package(64), as_in_the_package(16)
+    ours = scaling.mup(wide, base, optimizer)
+    assert sorted(ours) == sorted(want["names"])
+    for i, name in enumerate(want["names"]):
+        start, multiplier, rate = (float(want[k][i]) for k in ("start", "multiplier", optimizer))
+        theirs = tables.moved(param.Scale(init=start, forward=multiplier, lr=rate), optimizer)
+        assert math.isclose(ours[name].lr, theirs.lr, rel_tol=1e-6), name
+        torch_start = 0.5 if wide[name].kind == "bias" and name != "norm.bias" else 1.0  # 1/fan_in^1/2 of their layer
+        assert math.isclose(ours[name].init, theirs.init * torch_start, rel_tol=1e-6), name
+        if optimizer == "adamw" and wide[name].kind != "head":
+            assert math.isclose(ours[name].decay, rate * float(want["adamw_decay"][i]), rel_tol=1e-6), name
 
 
 def layer_changes(name, step, alignment, n, rng):
