@@ -1,8 +1,8 @@
-"""Makes mup_tables.npz: what the package mup does to a small transformer. Run it as `python tests/golden/mup_tables.py`.
+"""Makes mup_tables.npz: what the package mup does to a small transformer.
 
-Keys: names of the parameters; start, by how much the package rescales the initial value of each; multiplier, what the
-readout's forward pass is multiplied with, 1 elsewhere; adam, adamw and sgd, the factor on the learning rate of each, and
-adamw_decay, that on the coupled weight decay; and the packages' versions.
+Run it as `python tests/golden/mup_tables.py`. Keys: names of parameters; start, by how much the package rescales the
+initial value of each; multiplier, what the readout's forward pass is multiplied with, 1 elsewhere; adam, adamw and sgd,
+the factor on the learning rate of each, and adamw_decay, that on the coupled weight decay; the packages' versions.
 """
 
 import importlib.metadata
@@ -24,7 +24,8 @@ def module(width):
     square = lambda bias=False: nn.Linear(width, width, bias=bias)
     return nn.ModuleDict(dict(
         embed=nn.Embedding(VOCAB, width), q=square(), k=square(), v=square(), out=square(), norm=nn.LayerNorm(width),
-        up=nn.Linear(width, FF * width), down=nn.Linear(FF * width, width), head=mup.MuReadout(width, VOCAB, bias=False),
+        up=nn.Linear(width, FF * width), down=nn.Linear(FF * width, width),
+        head=mup.MuReadout(width, VOCAB, bias=False),
     ))  # fmt: skip
 
 

@@ -20,8 +20,11 @@ RULES = dict(sgd="sgd(momentum=0.0)", adam="adam", adafactor="adafactor(min_scal
 
 
 def mlp(n, depth=2, vocab=5):
-    """Embedding, `depth` hidden layers, readout, a bias and a gain."""
-    hidden = dict(w=param.matrix(dict(embed=n), dict(ff=n)), b=param.bias(ff=n), g=param.gain(ff=n))
+    """Embedding, `depth` hidden layers with a gate through a bottleneck, readout, a bias and a gain."""
+    hidden = dict(
+        w=param.matrix(dict(embed=n), dict(ff=n)), b=param.bias(ff=n), g=param.gain(ff=n),
+        down=param.matrix(dict(embed=n), dict(rank=3)), up=param.matrix(dict(rank=3), dict(ff=n)),
+    )  # fmt: skip
     return dict(
         embed=param.embed(vocab=vocab, embed=n), hidden=param.stack(hidden, layers=depth),
         head=param.head(dict(embed=n), dict(vocab=vocab)),
@@ -31,8 +34,8 @@ def mlp(n, depth=2, vocab=5):
 def forward(params, ids):
     h = params["embed"][ids]
     for i in range(params["hidden"]["w"].shape[0]):
-        w, b, g = (params["hidden"][k][i] for k in "wbg")
-        h = jnp.tanh(h @ w + b[None]) * g[None]
+        w, b, g, down, up = (params["hidden"][k][i] for k in ("w", "b", "g", "down", "up"))
+        h = jnp.tanh(h @ w + b[None]) * g[None] * jax.nn.sigmoid(h @ down @ up)
     return h @ params["head"]
 
 
@@ -117,8 +120,8 @@ def as_in_the_package(n):
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_against_the_package_mup(optimizer):
-    """Starts and rates of every parameter of a small transformer at 4 times the base, its readout's multiplier absorbed;
-    the product of rate and coupled decay, which ours is a factor on."""
+    """Starts and rates of a small transformer's parameters at 4 times the base, the readout's multiplier absorbed; the
+    product of rate and coupled decay, which ours is a factor on."""
     want, wide, base = np.load(GOLDEN), as_in_the_package(64), as_in_the_package(16)
     ours = scaling.mup(wide, base, optimizer)
     assert sorted(ours) == sorted(want["names"])
@@ -138,8 +141,8 @@ def layer_changes(name, step, alignment, n, rng):
     A network of width n with activations, weights and upstream gradients of the sizes of its first step, its rates from
     the table. The step is seen by the input that made it (full alignment) or by another one (none).
     """
-    e, back = tables.exponents(name, step, alignment), None
-    normal = rng.standard_normal
+    e, normal = tables.exponents(name, step, alignment), rng.standard_normal
+    e.pop("bottleneck")
     w = {role: normal((n, n) if role == "hidden" else n) * n ** -e[role].b for role in e}
     x, z = normal(n), normal(n)  # activations of the input that made the step, and of another
     f = {role: n ** -e[role].a for role in e}
@@ -150,7 +153,7 @@ def layer_changes(name, step, alignment, n, rng):
     seen = x if alignment == 1 else z
     moved = {role: n ** -e[role].c * size(grads[role], w[role]) for role in e}
     made = dict(embedding=moved["embedding"], hidden=moved["hidden"] @ seen, readout=moved["readout"] @ seen)
-    return [f[role] * rms(made[role]) for role in e]
+    return [f[role] * rms(made[role]) for role in made]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -180,7 +183,8 @@ TABLE = {  # powers of the width of the learning rates, from the literature: (st
 
 def test_rates_of_the_literature():
     for (step, name, alignment), want in TABLE.items():
-        got = [-e.c for e in tables.exponents(name, step, alignment).values()]
+        e = tables.exponents(name, step, alignment)
+        got = [-e[role].c for role in ("embedding", "hidden", "readout")]
         np.testing.assert_allclose(got, want, atol=1e-12)
 
 

@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 import jax
 
 from ... import param
-from .roles import Growth, step_of, trained
+from .roles import ROLES, Growth, step_of, trained
 
 Tree = Any
-ROLES = ("embedding", "hidden", "readout")
 ABC = {  # name: (a, b) of embedding, hidden, readout
     "standard": ((0.0, 0.0), (0.0, 0.5), (0.0, 0.5)),
     "ntk": ((0.0, 0.0), (0.5, 0.0), (0.5, 0.0)),
@@ -42,7 +41,9 @@ class Exponents(NamedTuple):
 
 
 def exponents(name: str, optimizer: str, alignment: float = 1.0) -> dict[str, Exponents]:
-    """For "embedding", "hidden" and "readout". alignment: 1 full, 1/2 none, or anything between.
+    """For each of `roles.ROLES`; a bottleneck has the a and b of hidden layers and gradients as the readout has them.
+
+    alignment: 1 full, 1/2 none, or anything between.
 
     >>> exponents("mup", "adam")["hidden"]
     Exponents(a=0.0, b=0.5, c=1.0, e=1.0)
@@ -52,9 +53,10 @@ def exponents(name: str, optimizer: str, alignment: float = 1.0) -> dict[str, Ex
     if not 0.5 <= alignment <= 1:
         raise ValueError(f"alignment is between 1/2 (none) and 1 (full), not {alignment}")
     step, back = step_of(optimizer), sum(ABC[name][2])
+    embedding, hidden, readout = ABC[name]
     found = {}
-    for role, (a, b) in zip(ROLES, ABC[name], strict=True):
-        gradient = -a - (0.0 if role == "readout" else back)
+    for role, (a, b) in zip(ROLES, (embedding, hidden, hidden, readout), strict=True):
+        gradient = -a - (back if role in ("embedding", "hidden") else 0.0)
         size = {"sgd": gradient, "adam": 0.0, "adafactor": -b}[step]
         c = -a + size + (0.0 if role == "embedding" else alignment)
         found[role] = Exponents(a, b, c, -gradient)

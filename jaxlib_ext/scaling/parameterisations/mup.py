@@ -1,13 +1,15 @@
 """mup: the maximal update parametrisation, under which features and the best learning rate do not depend on width.
 
-    m_in, m_out: by how much the inputs and outputs of a parameter grew over the base; 1 where they are finite
-    s = min(1, m_out / m_in)^1/2: standard deviation of the start x s, beside the m_in^-1/2 that is declared
-    learning rate x m_out / m_in (sgd), 1 / m_in (adam), m_in^-1/2 / s (adafactor);  Adam's eps x 1 / m_out
+    m_in, m_out: by how much the inputs and outputs of a parameter grew over the base; 1 for those that do not grow
+    start      standard deviation x m_in^-1/2, of the head m_in^-1
+    rate       x m_out / m_in (sgd), 1 / m_in (adam), 1 / m_in over the start's factor (adafactor)
+    Adam's eps x 1 / m_out
 
 source: Yang et al. 2022, arXiv 2203.03466, table 3, its form without multipliers; for any m_in and m_out as the
     spectral condition has it (Yang, Simon and Bernstein 2023, arXiv 2310.17813). The public package mup multiplies the
     readout by 1/m instead, which trains alike. eps and adafactor's row follow from the sizes of gradient and parameter
-departs: none
+departs: a matrix to what does not grow inside a layer (a rank, a state) starts as others do, so that what it makes
+    keeps its size; by the condition it would start as the head does, and fade with width until it is trained
 catalogue: mup_abc, mu_scaling
 """
 
@@ -21,7 +23,7 @@ Tree = Any
 
 def spread(g: Growth) -> float:
     """The start's standard deviation, as a factor on the base's."""
-    return 1.0 if g.vector else g.fan_in**-0.5 * min(1.0, g.fan_out / g.fan_in) ** 0.5
+    return 1 / g.fan_in if g.role == "readout" else g.fan_in**-0.5
 
 
 def rate(step: str, g: Growth) -> float:

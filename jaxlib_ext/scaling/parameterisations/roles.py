@@ -28,6 +28,14 @@ STEPS = {
 }  # fmt: skip
 
 
+ROLES = {
+    "embedding": "nothing that grows is summed over: tables, vectors, matrices of what does not grow",
+    "hidden": "from what grows to what grows",
+    "bottleneck": "from what grows to what does not, inside a layer: ranks, states",
+    "readout": "the head",
+}
+
+
 class Growth(NamedTuple):
     """Of one parameter over its base, each 1 where nothing grew."""
 
@@ -35,12 +43,7 @@ class Growth(NamedTuple):
     fan_out: float  # of what it makes, independent copies within a layer included
     depth: float  # of the copies over depth
     start: float  # of the declared initial standard deviation
-    vector: bool  # nothing that grows is summed over, so fan_in is 1
-
-    @property
-    def role(self) -> str:
-        """Of what does not grow an "embedding", to what does not grow a "readout", else "hidden"."""
-        return "embedding" if self.vector else "hidden" if self.fan_out != 1 else "readout"
+    role: str  # one of ROLES
 
 
 def step_of(optimizer: str) -> str:
@@ -80,8 +83,10 @@ def growth(path: str, p: param.Param, q: param.Param) -> Growth:
     fan_in, out = _grown(path, p.contracts, q.contracts), _grown(path, p.produces, q.produces)
     if p.kind == "head":
         out = 1.0  # every token id is an output of its own, however many there are
+    out = out * inside
     vector = p.kind in VECTORS or fan_in == 1
-    return Growth(1.0 if vector else fan_in, out * inside, depth, _start(p, q, fan_in), vector)
+    role = "embedding" if vector else "readout" if p.kind == "head" else "hidden" if out != 1 else "bottleneck"
+    return Growth(1.0 if vector else fan_in, out, depth, _start(p, q, fan_in), role)
 
 
 def trained(f: Callable[[str, param.Param, Growth], param.Scale], decl: Tree, base: Tree) -> Tree:
