@@ -1,5 +1,6 @@
 """Tables of scales: exponents, the symmetry between multiplier, start and rate, graphs, criticality, bad input."""
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -31,12 +32,18 @@ def mlp(n, depth=2, vocab=5):
     )  # fmt: skip
 
 
-def forward(params, ids):
+def features(params, ids, branch=None):
+    """What the readout sees; with branch, the layers are residual branches times it."""
     h = params["embed"][ids]
     for i in range(params["hidden"]["w"].shape[0]):
         w, b, g, down, up = (params["hidden"][k][i] for k in ("w", "b", "g", "down", "up"))
-        h = jnp.tanh(h @ w + b[None]) * g[None] * jax.nn.sigmoid(h @ down @ up)
-    return h @ params["head"]
+        y = jnp.tanh(h @ w + b[None]) * g[None] * jax.nn.sigmoid(h @ down @ up)
+        h = y if branch is None else h + branch * y
+    return h
+
+
+def forward(params, ids, branch=None):
+    return features(params, ids, branch) @ params["head"]
 
 
 def wide(decl, scales, key=0):
@@ -139,21 +146,23 @@ def layer_changes(name, step, alignment, n, rng):
     """By how much one step of one layer alone changes what that layer makes: embedding, hidden, readout.
 
     A network of width n with activations, weights and upstream gradients of the sizes of its first step, its rates from
-    the table. The step is seen by the input that made it (full alignment) or by another one (none).
+    the table. The step is seen by the input that made it (full alignment) or by others (none).
     """
-    e, normal = tables.exponents(name, step, alignment), rng.standard_normal
-    e.pop("bottleneck")
-    w = {role: normal((n, n) if role == "hidden" else n) * n ** -e[role].b for role in e}
-    x, z = normal(n), normal(n)  # activations of the input that made the step, and of another
-    f = {role: n ** -e[role].a for role in e}
-    back = f["readout"] * w["readout"]  # gradient of a logit
-    grads = dict(embedding=f["embedding"] * back, hidden=f["hidden"] * np.outer(back, x), readout=f["readout"] * x)
+    e, normal, outputs = tables.exponents(name, step, alignment), rng.standard_normal, 64
+    shapes = dict(embedding=(n, 1), hidden=(n, n), readout=(outputs, n))
+    w = {role: normal(shape) * n ** -e[role].b for role, shape in shapes.items()}
+    f = {role: n ** -e[role].a for role in shapes}
     rms = lambda v: np.sqrt(np.mean(np.square(v)))
+    x, of_logits = (v / rms(v) for v in (normal((n, 1)), normal((outputs, 1))))
+    back = f["readout"] * w["readout"].T @ of_logits  # gradient of the last features
+    grads = dict(
+        embedding=f["embedding"] * back, hidden=f["hidden"] * back @ x.T, readout=f["readout"] * of_logits @ x.T
+    )  # fmt: skip
     size = dict(sgd=lambda g, p: g, adam=lambda g, p: np.sign(g), adafactor=lambda g, p: np.sign(g) * rms(p))[step]
-    seen = x if alignment == 1 else z
-    moved = {role: n ** -e[role].c * size(grads[role], w[role]) for role in e}
+    moved = {role: n ** -e[role].c * size(grads[role], w[role]) for role in shapes}
+    seen = x if alignment == 1 else normal((n, 128))
     made = dict(embedding=moved["embedding"], hidden=moved["hidden"] @ seen, readout=moved["readout"] @ seen)
-    return [f[role] * rms(made[role]) for role in made]
+    return [f[role] * rms(made[role]) for role in shapes]
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -161,9 +170,9 @@ def layer_changes(name, step, alignment, n, rng):
 def test_rates_are_those_at_which_every_layer_changes_by_a_constant(step, alignment):
     """The rows of sgd and adafactor derived, and Adam's of the paper: with its rate, what each layer makes changes by
     an amount that does not depend on width; measured over four parametrisations."""
-    rng, widths = np.random.default_rng(0), (64, 256, 1024)
+    rng, widths = np.random.default_rng(0), (64, 192, 576)
     for name in NAMES:
-        sizes = [np.mean([np.log(layer_changes(name, step, alignment, n, rng)) for _ in range(24)], 0) for n in widths]
+        sizes = [np.mean([np.log(layer_changes(name, step, alignment, n, rng)) for _ in range(6)], 0) for n in widths]
         slopes = np.polyfit(np.log(widths), np.array(sizes), 1)[0]
         assert np.abs(slopes).max() < 0.1, (name, slopes)
 
@@ -215,6 +224,48 @@ def test_depth():
     assert s["hidden"]["w"] == param.Scale(1.0, 1.0, 0.25, 0.5, 0.25) and s["hidden"]["b"].lr == 0.5
     assert scaling.depth_mup(decl, base, "sgd", alpha=0.5)["hidden"]["w"].lr == 1.0  # no power of the depth
     assert s["head"] == scaling.mup(decl, base, "adamw")["head"]
+
+
+def moved_features(decl, scales, spec, rate, branch=None, steps=2):
+    """Root mean square of the change of the features by a few steps."""
+    params, ids = param.init(decl, jax.random.key(0), scales=scales), jnp.arange(5)
+    tx = optim.make_optimizer(spec, rate, decl=decl, scales=scales, weight_decay=0.0)
+
+    def loss(p):
+        y = forward(param.multiplied(decl, p, scales), ids, branch)
+        return optax.softmax_cross_entropy_with_integer_labels(y, ids[::-1]).mean()
+
+    @jax.jit
+    def run(p):
+        start, state = features(param.multiplied(decl, p, scales), ids, branch), tx.init(p)
+        for _ in range(steps):
+            delta, state = tx.update(jax.grad(loss)(p), state, p)
+            p = optax.apply_updates(p, delta)
+        return jnp.sqrt(jnp.mean((features(param.multiplied(decl, p, scales), ids, branch) - start) ** 2))
+
+    return float(run(params))
+
+
+def test_features_move_under_mup_and_freeze_under_ntk():
+    """With one rate for all layers, the features' change goes as n^-r: r = 0 for muP, 1/2 for NTK."""
+    widths, slopes = (32, 128, 512), {}
+    for name in ("mup", "ntk"):
+        of = lambda n, name=name: scaling.param_scaling(mlp(n, 1), mlp(32, 1), name, "sgd")
+        one_rate = lambda n, of=of: jax.tree.map(lambda s: dataclasses.replace(s, lr=1.0), of(n))
+        sizes = [moved_features(mlp(n, 1), one_rate(n), RULES["sgd"], 0.5) for n in widths]
+        slopes[name] = np.polyfit(np.log(widths), np.log(sizes), 1)[0]
+    assert abs(slopes["mup"]) < 0.15 and abs(slopes["ntk"] + 0.5) < 0.15, slopes
+
+
+def test_features_move_alike_at_every_depth():
+    """Under CompleteP the change of the stream by Adam does not depend on depth; with muP alone it grows."""
+    sizes = {}
+    for alpha in (0.0, 1.0):
+        for depth in (2, 16):
+            decl, base = mlp(32, depth), mlp(32, 2)
+            scales = scaling.depth_mup(decl, base, "adam") if alpha else scaling.mup(decl, base, "adam")
+            sizes[alpha, depth] = moved_features(decl, scales, "adam", 0.01, (depth / 2) ** -alpha)
+    assert 0.6 < sizes[1.0, 16] / sizes[1.0, 2] < 1.6 and sizes[0.0, 16] / sizes[0.0, 2] > 2.5, sizes
 
 
 def test_u_mup():
@@ -302,7 +353,7 @@ def test_finite_width():
     """Excess kurtosis of the outputs of random ReLU networks grows with depth / width."""
     rng, draws = np.random.default_rng(0), 4000
     excess = []
-    for depth, n in ((2, 32), (8, 32), (8, 128)):
+    for depth, n in ((2, 16), (8, 16), (8, 64)):
         h = np.full((draws, n), 1.0)
         for _ in range(depth):
             h = np.maximum(np.einsum("bij,bj->bi", rng.standard_normal((draws, n, n), np.float32), h), 0)
