@@ -162,10 +162,14 @@ class Core:
         """(g, slots, p, h) of one leaf as its rule sees them."""
         slots = {k: fmt.decode(held[k][i], slot, g.dtype) for k, (slot, fmt) in row.slots.items()}
         mine = dict(leaf=row.leaf, keys=lambda salt=0: jax.random.fold_in(jax.random.fold_in(h.key, i), salt))
-        if row.scale != 1.0:
-            mine |= dict(learning_rate=h.learning_rate * row.scale, scale=row.scale)
+        if row.scale.lr != 1.0:
+            mine |= dict(learning_rate=h.learning_rate * row.scale.lr, scale=row.scale.lr)
         if not (row.decays and "weight_decay" in h.hyper):
             mine["weight_decay"] = 0.0
+        elif row.scale.decay != 1.0:
+            mine["weight_decay"] = h.weight_decay * row.scale.decay
+        if row.scale.eps != 1.0 and "eps" in h.hyper:
+            mine["eps"] = h.eps * row.scale.eps
         mine["extra"] = {k: v[i] if k in PER_LEAF and v is not None else v for k, v in h.extra.items()}
         return g, slots, p.astype(g.dtype), h.but(**mine)
 
@@ -222,7 +226,7 @@ class Core:
         return jax.tree.unflatten(tree, new)
 
 
-PRIVATE = ("learning_rate", "weight_decay", "leaf", "keys", "extra", "scale")  # of one leaf
+PRIVATE = ("learning_rate", "weight_decay", "eps", "leaf", "keys", "extra", "scale")  # of one leaf
 # extra arguments that are trees like the parameters, or None; microbatch_grads has an axis of microbatches in front
 PER_LEAF = ("sampled_grads", "microbatch_grads")
 

@@ -17,11 +17,11 @@ from .rule import Leaf, Rule, Slot, Tree
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One leaf: what it is, whether it decays, its learning-rate factor, and how each slot is stored."""
+    """One leaf: what it is, whether it decays, its factors, and how each slot is stored."""
 
     leaf: Leaf
     decays: bool
-    scale: float
+    scale: param.Scale
     slots: dict[str, tuple[Slot, Format]]
 
 
@@ -79,11 +79,12 @@ def decays_of(params: Tree, leaves: list[Leaf], mask: Tree | Callable | None, de
     return found
 
 
-def scales_of(params: Tree, scales: Tree | None) -> list[float]:
-    """Learning-rate factors, 1 without a tree of them."""
+def scales_of(params: Tree, scales: Tree | None) -> list[param.Scale]:
+    """The factors of each leaf, all 1 without a tree of them."""
     if scales is None:
-        return [1.0] * len(jax.tree.leaves(params))
-    return [float(v) for v in _beside(scales, params, "scales")]
+        return [param.Scale()] * len(jax.tree.leaves(params))
+    paths = [path_of(k) for k, _ in jax.tree.leaves_with_path(params)]
+    return [param.scale_of(path, v) for path, v in zip(paths, _beside(scales, params, "scales"), strict=True)]
 
 
 def table(rule: Rule, params: Tree, *, decl: Tree | None, copies: Mapping[str, int] | None, decay_mask: Any,

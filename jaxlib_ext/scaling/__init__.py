@@ -10,6 +10,7 @@
 Everything computes in float64 inside and leaves jax's settings as they are.
 """
 
+from .coordinates import Coordinates, coordinate_check
 from .covariance import cov, cov_free
 from .data import Data, DataWarning
 from .design import Design, next_runs
@@ -21,6 +22,17 @@ from .law import Law, function, named
 from .law import predict as law_value
 from .laws import LAWS
 from .losses import Loss, huber, lad, learned, lsq
+from .parameterisations import (
+    absorbed,
+    arch_init,
+    arch_rate,
+    branch,
+    criticality,
+    depth_mup,
+    mup,
+    param_scaling,
+    u_mup,
+)
 from .plan import Plan, closed_form, optimal, six_nd
 from .predict import Prediction, predict
 from .profile import Profile, profile
@@ -32,6 +44,7 @@ from .status import Status
 __all__ = [
     "LAWS",
     "Choice",
+    "Coordinates",
     "Data",
     "DataWarning",
     "Design",
@@ -49,12 +62,19 @@ __all__ = [
     "Score",
     "Status",
     "Worth",
+    "absorbed",
     "aicc",
+    "arch_init",
+    "arch_rate",
     "bootstrap",
+    "branch",
     "by_compute",
     "closed_form",
+    "coordinate_check",
     "cov",
     "cov_free",
+    "criticality",
+    "depth_mup",
     "envelope",
     "equivalent_compute",
     "fit",
@@ -68,9 +88,11 @@ __all__ = [
     "learned",
     "lifetime",
     "lsq",
+    "mup",
     "named",
     "next_runs",
     "optimal",
+    "param_scaling",
     "predict",
     "profile",
     "refit",
@@ -80,5 +102,6 @@ __all__ = [
     "simulate",
     "six_nd",
     "two_nd",
+    "u_mup",
     "waste",
 ]

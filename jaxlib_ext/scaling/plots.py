@@ -1,11 +1,12 @@
 """The usual pictures. Each function returns a matplotlib Figure that belongs to no window; matplotlib loads
 on use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .coordinates import Coordinates
 from .data import Data
 from .fit import Fit
 from .isoflop import IsoFlop
@@ -131,4 +132,19 @@ def profiles(curves: Sequence[Profile]):
         axis.plot(p.values[near], p.statistic[near], ".-")
         axis.axhline(p.limit, color="k", lw=0.8, ls="--")
         axis.set(xlabel=p.name, ylabel="statistic")
+    return figure
+
+
+def coordinates(checks: Mapping[str, Coordinates], steps: Sequence[int] = (0, 1, -1)):
+    """Activations against width, one row a check by its title and one column a step."""
+    figure, axes = _figure(len(checks), len(steps))
+    for row, (title, check) in zip(axes, checks.items(), strict=True):
+        for axis, step in zip(row, steps, strict=True):
+            for i, layer in enumerate(check.layers):
+                axis.loglog(check.widths, check.rms[:, step, i], ".-", lw=0.8, label=layer)
+            after = step % check.rms.shape[1]
+            axis.set(xlabel="width", ylabel="root mean square", title=f"{title}, step {after}")
+            axis.set_xticks(check.widths, [str(w) for w in check.widths], minor=False)
+            axis.minorticks_off()
+        row[-1].legend(fontsize=5, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
