@@ -10,6 +10,7 @@
 Everything computes in float64 inside and leaves jax's settings as they are.
 """
 
+from .contrast import Difference, best_loss, difference, loss_at
 from .covariance import cov, cov_free
 from .data import Data, DataWarning
 from .design import Design, next_runs
@@ -35,6 +36,7 @@ __all__ = [
     "Data",
     "DataWarning",
     "Design",
+    "Difference",
     "Draws",
     "Envelope",
     "Fit",
@@ -50,11 +52,13 @@ __all__ = [
     "Status",
     "Worth",
     "aicc",
+    "best_loss",
     "bootstrap",
     "by_compute",
     "closed_form",
     "cov",
     "cov_free",
+    "difference",
     "envelope",
     "equivalent_compute",
     "fit",
@@ -67,6 +71,7 @@ __all__ = [
     "law_value",
     "learned",
     "lifetime",
+    "loss_at",
     "lsq",
     "named",
     "next_runs",

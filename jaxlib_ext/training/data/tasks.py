@@ -39,9 +39,17 @@ def _check(name: str, holds: bool, said: str) -> None:
         raise ValueError(f"{name}: {said}")
 
 
-def _rows(one, key: Array, batch: int) -> dict[str, Array]:
-    """One row a key, stacked."""
-    tokens, targets, mask = jax.vmap(one)(jax.random.split(key, batch))
+def _uniform(key: Array, batch: int, *sizes: int) -> list[Array]:
+    """Numbers in [0, 1), [B, size] for each size, of one draw: all else is made of them."""
+    return jnp.split(jax.random.uniform(key, (batch, sum(sizes))), np.cumsum(sizes)[:-1].tolist(), 1)
+
+
+def _below(u: Array, n: int) -> Array:
+    """Uniform integers 0 .. n-1."""
+    return (u * n).astype(jnp.int32)
+
+
+def _batch(tokens: Array, targets: Array, mask: Array) -> dict[str, Array]:
     targets = jnp.where(mask, targets, 0)
     return dict(tokens=tokens.astype(jnp.int32), targets=targets.astype(jnp.int32), mask=mask)
 
@@ -73,24 +81,23 @@ class Mqar:
         _check("mqar", self.filler in ("random", "blank"), f'filler is "random" or "blank", not {self.filler!r}')
 
     def sample(self, key: Array, batch: int) -> dict[str, Array]:
-        return _rows(self._row, key, batch)
-
-    def _row(self, key: Array) -> tuple[Array, Array, Array]:
-        n, half = self.pairs, self.vocab // 2
-        for_keys, for_values, for_gaps, for_filler = jax.random.split(key, 4)
-        order = 1 + jax.random.permutation(for_keys, half - 1)
-        values = half + jax.random.permutation(for_values, self.vocab - half)[:n]
-        keys = order[:n]
+        n, half, t = self.pairs, self.vocab // 2, self.time
+        places = (t - 2 * n) // 2
+        for_keys, for_values, for_gaps, for_filler = _uniform(key, batch, half - 1, self.vocab - half, places, t)
+        order = 1 + jnp.argsort(for_keys, 1)
+        keys, values = order[:, :n], half + jnp.argsort(for_values, 1)[:, :n]
         # Distinct places in proportion to p: the largest of log p plus Gumbel noise.
-        places = (self.time - 2 * n) // 2
-        weight = (self.power - 1) * jnp.log(jnp.arange(1.0, places + 1)) + jax.random.gumbel(for_gaps, (places,))
-        at = 2 * n + 2 * jax.lax.top_k(weight, n)[1]
-        others = jnp.concatenate([jnp.zeros(1, order.dtype), order[n:], half + jnp.arange(self.vocab - half)])
-        tokens = others[jax.random.randint(for_filler, (self.time,), 0, len(others))]
-        tokens = tokens if self.filler == "random" else jnp.zeros_like(tokens)
-        tokens = tokens.at[: 2 * n].set(jnp.stack([keys, values], 1).ravel()).at[at].set(keys)
-        where = jnp.zeros(self.time, bool).at[at].set(True)
-        return tokens, jnp.zeros_like(tokens).at[at].set(values), where
+        weight = (self.power - 1) * jnp.log(jnp.arange(1.0, places + 1))[None] - jnp.log(-jnp.log(for_gaps))
+        at = jnp.arange(batch)[:, None], 2 * n + 2 * jax.lax.top_k(weight, n)[1]
+        tokens = jnp.zeros((batch, t), order.dtype)
+        if self.filler == "random":
+            others = jnp.arange(half, self.vocab, dtype=order.dtype)[None].repeat(batch, 0)
+            others = jnp.concatenate([tokens[:, :1], order[:, n:], others], 1)
+            tokens = jnp.take_along_axis(others, _below(for_filler, others.shape[1]), 1)
+        pairs = jnp.stack([keys, values], 2).reshape(batch, 2 * n)
+        tokens = tokens.at[:, : 2 * n].set(pairs).at[at].set(keys)
+        mask = jnp.zeros(tokens.shape, bool).at[at].set(True)
+        return _batch(tokens, jnp.zeros_like(tokens).at[at].set(values), mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +118,13 @@ class Induction:
         _check("induction", self.vocab >= self.time // 2, f"vocab={self.vocab} is less than time/2 distinct symbols")
 
     def sample(self, key: Array, batch: int) -> dict[str, Array]:
-        return _rows(self._row, key, batch)
-
-    def _row(self, key: Array) -> tuple[Array, Array, Array]:
         n = self.time // 2
-        for_symbols, for_turn = jax.random.split(key)
-        first = jax.random.permutation(for_symbols, self.vocab)[:n]
-        turn = jax.random.randint(for_turn, (), 0, n)
-        place = (jnp.arange(n) + turn) % n  # of each symbol of the second part in the first
-        mask = jnp.concatenate([jnp.zeros(n, bool), place < n - 1])
-        targets = jnp.concatenate([jnp.zeros_like(first), first[(place + 1) % n]])
-        return jnp.concatenate([first, first[place]]), targets, mask
+        for_symbols, for_turn = _uniform(key, batch, self.vocab, 1)
+        first = jnp.argsort(for_symbols, 1)[:, :n]
+        place = (jnp.arange(n)[None] + _below(for_turn, n)) % n  # of each symbol of the second part in the first
+        second, after = (jnp.take_along_axis(first, i, 1) for i in (place, (place + 1) % n))
+        mask = jnp.concatenate([jnp.zeros(place.shape, bool), place < n - 1], 1)
+        return _batch(jnp.concatenate([first, second], 1), jnp.concatenate([first, after], 1), mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,16 +146,14 @@ class SelectiveCopying:
                f"symbols={self.symbols} and as many markers do not fit into time={self.time}")  # fmt: skip
 
     def sample(self, key: Array, batch: int) -> dict[str, Array]:
-        return _rows(self._row, key, batch)
-
-    def _row(self, key: Array) -> tuple[Array, Array, Array]:
         n, body = self.symbols, self.time - self.symbols
-        for_symbols, for_places = jax.random.split(key)
-        symbols = jax.random.randint(for_symbols, (n,), 1, self.vocab - 1)
-        places = jnp.sort(jax.random.permutation(for_places, body)[:n])
-        tokens = jnp.full(self.time, self.vocab - 1).at[:body].set(0).at[places].set(symbols)
-        where = jnp.arange(self.time) >= body
-        return tokens, jnp.zeros_like(tokens).at[body:].set(symbols), where
+        for_symbols, for_places = _uniform(key, batch, n, body)
+        symbols = 1 + _below(for_symbols, self.vocab - 2)
+        places = jnp.sort(jnp.argsort(for_places, 1)[:, :n], 1)
+        tokens = jnp.full((batch, self.time), self.vocab - 1).at[:, :body].set(0)
+        tokens = tokens.at[jnp.arange(batch)[:, None], places].set(symbols)
+        targets = jnp.zeros_like(tokens).at[:, body:].set(symbols)
+        return _batch(tokens, targets, (jnp.arange(self.time) >= body)[None].repeat(batch, 0))
 
 
 @functools.cache
@@ -199,7 +200,7 @@ class Word:
         table = jnp.asarray(group(self.group), jnp.int32)
         tokens = jax.random.randint(key, (batch, self.time), 0, self.vocab, jnp.int32)
         targets = jax.lax.associative_scan(lambda earlier, later: table[later, earlier], tokens, axis=1)
-        return dict(tokens=tokens, targets=targets, mask=jnp.ones(tokens.shape, bool))
+        return _batch(tokens, targets, jnp.ones(tokens.shape, bool))
 
 
 TASKS = {"mqar": Mqar, "induction": Induction, "selective_copying": SelectiveCopying, "word": Word}
