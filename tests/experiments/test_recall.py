@@ -14,8 +14,8 @@ from jaxlib_ext.models.config import ModelConfig, build
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 TINY = (
-    "--tasks", "mqar(time=16,vocab=16,pairs=2)", "--widths", "8", "--rates", "0.01,0.02", "--seeds", "2", "--steps", "4",
-    "--every", "2", "--batch", "8", "--eval-rows", "16", "--jobs", "1",
+    "--tasks", "mqar(time=16,vocab=16,pairs=2)", "--widths", "8", "--rates", "0.01,0.02", "--seeds", "2",
+    "--steps", "4", "--every", "2", "--batch", "8", "--eval-rows", "16", "--jobs", "1",
 )  # fmt: skip
 
 
@@ -64,8 +64,8 @@ def test_what_a_group_of_runs_is_worth(scripts):
     """The best rate is one that solves in the fewest steps, else the most accurate one; what was not solved says so."""
     report = scripts["report"]
     row = lambda rate, seed, accuracy, status, steps: dict(
-        task="mqar", asked="gla", mixer="gla", width=16, rate=rate, seed=seed, accuracy=accuracy, status=status, steps=steps,
-        budget=2000, state_bytes=4, parameters=4,
+        task="mqar", asked="gla", mixer="gla", width=16, rate=rate, seed=seed, accuracy=accuracy, status=status,
+        steps=steps, budget=2000, state_bytes=4, parameters=4,
     )  # fmt: skip
     rows = [row(0.1, 0, 0.99, "solved", 900), row(0.2, 0, 1.0, "solved", 1200), row(0.3, 0, 0.7, "not converged", 2000)]
     assert (
