@@ -128,7 +128,7 @@ def chance(task: str) -> float:
 
 
 def plot(path: epath.Path, found: list[Point], solved: float) -> None:
-    """Accuracy against bytes of decode state, one panel a task, one line a mixer; hollow: not converged."""
+    """Accuracy against bytes of decode state, one panel a task, one line a mixer, widths beside the marks; hollow: not converged."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -145,19 +145,17 @@ def plot(path: epath.Path, found: list[Point], solved: float) -> None:
         axis.axis("off")
     for task, axis in zip(tasks, axes.ravel(), strict=False):
         for i, mixer in enumerate(mixers):
+            colour, mark = colours[i % 10], marks[(i + i // 10) % 10]
             mine = [p for p in found if (p.task, p.asked) == (task, mixer)]
             mine.sort(key=lambda p: p.runs[0]["state_bytes"])
-            if not mine:
-                continue
-            x, y = [p.runs[0]["state_bytes"] for p in mine], [p.mean for p in mine]
-            colour, mark = colours[i % 10], marks[(i + i // 10) % 10]
-            axis.plot(x, y, color=colour, lw=1.3, alpha=0.8)
-            axis.vlines(x, *zip(*(p.ends for p in mine), strict=True), color=colour, lw=1)
-            full = [p.solved == len(p.runs) for p in mine]
-            for here, face in ((True, colour), (False, "white")):
-                at = [(a, b) for a, b, f in zip(x, y, full, strict=True) if f == here]
-                axis.plot(*zip(*at, strict=True) if at else ((), ()), mark, color=colour, mfc=face, ms=7)
-            axis.plot([], [], mark + "-", color=colour, label=mixer)
+            axis.plot([p.runs[0]["state_bytes"] for p in mine], [p.mean for p in mine], mark + "-", color=colour,
+                      label=mixer, lw=1.3, ms=7)  # fmt: skip
+            for p in mine:
+                at = p.runs[0]["state_bytes"]
+                axis.vlines(at, *p.ends, color=colour, lw=1)
+                axis.annotate(f"{p.width}", (at, p.mean), (4, 5), textcoords="offset points", fontsize=7, color=colour)
+                if p.solved < len(p.runs):
+                    axis.plot(at, p.mean, mark, color=colour, mfc="white", ms=7)
         axis.axhline(solved, color="grey", lw=0.8, ls=":")
         axis.axhline(chance(task), color="grey", lw=0.8, ls="--", label="chance")
         axis.set(xscale="log", title=task, xlabel="decode state of one sequence, bytes", ylim=(-0.03, 1.04))
