@@ -10,6 +10,7 @@
 Everything computes in float64 inside and leaves jax's settings as they are.
 """
 
+from .contrast import Difference, best_loss, difference, loss_at
 from .coordinates import Coordinates, coordinate_check
 from .covariance import cov, cov_free
 from .data import Data, DataWarning
@@ -48,6 +49,7 @@ __all__ = [
     "Data",
     "DataWarning",
     "Design",
+    "Difference",
     "Draws",
     "Envelope",
     "Fit",
@@ -66,6 +68,7 @@ __all__ = [
     "aicc",
     "arch_init",
     "arch_rate",
+    "best_loss",
     "bootstrap",
     "branch",
     "by_compute",
@@ -75,6 +78,7 @@ __all__ = [
     "cov_free",
     "criticality",
     "depth_mup",
+    "difference",
     "envelope",
     "equivalent_compute",
     "fit",
@@ -87,6 +91,7 @@ __all__ = [
     "law_value",
     "learned",
     "lifetime",
+    "loss_at",
     "lsq",
     "mup",
     "named",

@@ -16,11 +16,13 @@ def keep_to_core() -> None:
         os.sched_setaffinity(0, {cores[int(os.environ[CORE]) % len(cores)]})
 
 
-def beside(commands: Mapping[str, Sequence[str]], jobs: int, log: Callable[[str], pathlib.Path]) -> Iterator[str]:
+def beside(commands: Mapping[str, Sequence[str]], jobs: int, log: Callable[[str], pathlib.Path],
+           look: Callable[[], None] = lambda: None) -> Iterator[str]:  # fmt: skip
     """Runs the commands in their order, `jobs` at a time, and yields the name of each as it ends.
 
-    log: name -> file for its output. Raises OSError with the last error line of a command that fails; the others are
-    then sent SIGTERM and waited for, as they are when the iterator is closed.
+    log: name -> file for its output. look: called many times a second while they run. Raises OSError with the last
+    error line of a command that fails; the others are then sent SIGTERM and waited for, as they are when the iterator
+    is closed.
     """
     queue, running, free = list(commands), {}, list(range(jobs))
     try:
@@ -29,6 +31,7 @@ def beside(commands: Mapping[str, Sequence[str]], jobs: int, log: Callable[[str]
                 name, place = queue.pop(0), free.pop(0)
                 running[name] = _start(commands[name], log(name), place), place
             time.sleep(0.05)
+            look()
             for name in [n for n, (process, _) in running.items() if process.poll() is not None]:
                 process, place = running.pop(name)
                 free.append(place)

@@ -39,6 +39,31 @@ def test_jobs_of_an_array_make_one_ladder(ladder, tmp_path):
 
 
 @pytest.mark.slow
+def test_several_mixers_make_one_table(ladder, tmp_path):
+    """A ladder each, the one that it would be alone, and every difference with its limits."""
+    status, out, err = ladder(tmp_path / "two", "--mixers", "attention(heads=1),gla+attention(heads=1)", "--depth", "2")
+    assert status in (0, 1), err
+    assert "20 runs, 20 to do here" in out
+    assert len(table(tmp_path / "two")) == 20
+    with (tmp_path / "two" / "laws.csv").open() as f:
+        laws = list(csv.DictReader(f))
+    assert [r["mixer"] for r in laws] == ["attention(heads=1)", "gla+attention(heads=1)"]
+    with (tmp_path / "two" / "differences.csv").open() as f:
+        rows = {r["what"]: r for r in csv.DictReader(f)}
+    assert list(rows) == ["best loss", "alpha", "beta", "E", "held-out run"]
+    for name, column in (("best loss", "best_loss"), ("alpha", "alpha"), ("held-out run", "measured")):
+        apart = float(laws[0][column]) - float(laws[1][column])
+        found = float(rows[name]["measured" if name == "held-out run" else "value"])
+        assert found == pytest.approx(apart, rel=1e-6, abs=1e-9)
+        assert float(rows[name]["low"]) < float(rows[name]["high"])
+    assert (tmp_path / "two" / "laws.png").stat().st_size > 10_000
+    folder = tmp_path / "two" / "attention-heads=1"
+    assert (folder / "fit.json").exists() and len(table(folder)) == 10
+    again = ladder(tmp_path / "two", "--mixers", "attention(heads=1),gla+attention(heads=1)", "--depth", "2")
+    assert again[0] == status and "0 to do here" in again[1]
+
+
+@pytest.mark.slow
 def test_a_mixer_from_outside_the_package(ladder, train, tmp_path):
     status, _, err = train(tmp_path / "train", "--steps", "5", "--model.mixer", "outside_mixer:Ema")
     assert status == 0, err

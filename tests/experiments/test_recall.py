@@ -1,0 +1,131 @@
+"""recall.py: models of the same size, runs that are never repeated, and a result that says what it stands for."""
+
+import csv
+import importlib
+import json
+import pathlib
+import sys
+import time
+
+import pytest
+
+from jaxlib_ext import param
+from jaxlib_ext.models.config import ModelConfig, build
+
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / "experiments"
+TINY = (
+    "--tasks", "mqar(time=16,vocab=16,pairs=2)", "--widths", "8", "--rates", "0.01,0.02", "--seeds", "2",
+    "--steps", "4", "--every", "2", "--batch", "8", "--eval-rows", "16", "--jobs", "1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The parts of the script as modules."""
+    sys.path.insert(0, str(FOLDER))
+    yield {name: importlib.import_module(f"_recall_{name}") for name in ("models", "train", "report")}
+    sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def recall(run):
+    return lambda out, *arguments: run("recall.py", "--out", str(out), *arguments)
+
+
+def table(folder):
+    with (folder / "recall.csv").open() as f:
+        return list(csv.DictReader(f))
+
+
+MIXERS = ("attention", "gated_deltanet", "gla", "mamba2(n=32)", "mamba", "retention", "based_attention")
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_models_have_the_parameters_asked_for(scripts, width):
+    """The channel mixer takes up what the token mixer leaves: all layers together within 2% of 16 width^2 each."""
+    for mixer in MIXERS:
+        found = scripts["models"].sized(ModelConfig(width=width, mixer=mixer, channel="glu(ff=?)"), 128, 64, 16.0, 0)
+        model = build(found.config, 128)
+        assert found.parameters == param.size(model.decl()["unit"]) == pytest.approx(32 * width**2, rel=0.02)
+        assert found.state_bytes == param.nbytes(model.state(1, 64))
+
+
+def test_a_question_mark_is_solved_for_bytes_of_state(scripts):
+    """At 4096 bytes: the nearest option, one less or one more is further away."""
+    held = lambda mixer: param.nbytes(build(ModelConfig(width=32, mixer=mixer), 128).state(1, 64))
+    for mixer in ("attention(window=?)", "gla(key=?)", "mamba2(n=?)", "gated_deltanet(key=?)"):
+        found = scripts["models"].sized(ModelConfig(width=32, mixer=mixer, channel="glu(ff=?)"), 128, 64, 32.0, 8192)
+        n = int(found.config.mixer.partition("=")[2].rstrip(")"))
+        distance = [abs(held(mixer.replace("?", str(n + i))) - 8192) for i in (-1, 0, 1)]
+        assert distance[1] == min(distance) <= 0.25 * 8192
+
+
+def test_what_a_group_of_runs_is_worth(scripts):
+    """The best rate is one that solves in the fewest steps, else the most accurate one; what was not solved says so."""
+    report = scripts["report"]
+    row = lambda rate, seed, accuracy, status, steps: dict(
+        task="mqar", asked="gla", mixer="gla", width=16, rate=rate, seed=seed, accuracy=accuracy, status=status,
+        steps=steps, budget=2000, state_bytes=4, parameters=4,
+    )  # fmt: skip
+    rows = [row(0.1, 0, 0.99, "solved", 900), row(0.2, 0, 1.0, "solved", 1200), row(0.3, 0, 0.7, "not converged", 2000)]
+    assert report.best_rate(rows) == 0.1
+    assert report.best_rate([rows[2], row(0.4, 0, 0.8, "not converged", 2000)]) == 0.4
+    (point,) = report.points([*rows, row(0.1, 1, 0.5, "not converged", 2000)], [0, 1, 2])
+    assert point.mean == pytest.approx(0.745) and point.ends == (0.5, 0.99)
+    assert point.says == "not converged in the budget of 2000 steps, 1 of 2 seeds solved; 1 seeds missing"
+    assert "0.745 [0.500, 0.990]" in report.table([point]) and "not converged" in report.table([point])
+
+
+def test_another_setting_is_another_run(scripts):
+    train = scripts["train"]
+    recipe = train.Recipe(100, 8, 10, 16, 0.99, "adamw", 0.05)
+    base = train.Run("mqar(pairs=4)", "gla", ModelConfig(mixer="gla"), recipe, 0.01, 0)
+    same = train.Run("mqar(pairs=4, time=64)", "other name", ModelConfig(mixer="gla"), recipe, 0.01, 0)
+    assert base.key == same.key
+    changed = (
+        train.Run("mqar(pairs=8)", "gla", base.model, recipe, 0.01, 0),
+        train.Run(base.task, "gla", ModelConfig(mixer="gla", width=64), recipe, 0.01, 0),
+        train.Run(base.task, "gla", base.model, train.Recipe(200, 8, 10, 16, 0.99, "adamw", 0.05), 0.01, 0),
+        train.Run(base.task, "gla", base.model, recipe, 0.01, 1),
+    )
+    assert len({base.key, *(r.key for r in changed)}) == 5
+
+
+def test_it_goes_on_and_repeats_nothing(recall, tmp_path):
+    """A time limit of nothing trains nothing; then all runs; then none; a lost result alone is had again, the same."""
+    status, out, err = recall(tmp_path, *TINY, "--mixers", "attention", "--minutes", "1e-9")
+    assert status == 0 and "no run has ended" in out, err
+    status, out, err = recall(tmp_path, *TINY, "--mixers", "attention")
+    assert status == 0 and "1 models, 3 runs to do" in out and "left" in out, err
+    rows = table(tmp_path)
+    assert len(rows) == 3 and [r["seed"] for r in rows] == ["0", "0", "1"] and rows[2]["rate"] in ("0.01", "0.02")
+    assert {r["status"] for r in rows} == {"not converged"} and "not converged in the budget of 4 steps" in out
+    assert (tmp_path / "recall.png").stat().st_size > 10_000
+    results = sorted((tmp_path / "runs").glob("*.json"))
+    lost = next(f for f in results if json.loads(f.read_text())["seed"] == 1)
+    lost.unlink()
+    times = {f: f.stat().st_mtime_ns for f in results if f != lost}
+    status, out, err = recall(tmp_path, *TINY, "--mixers", "attention,outside_mixer:Ema", "--model", "attention-w8")
+    assert status == 0 and "1 runs to do, 2 of theirs" in out, err
+    assert times == {f: f.stat().st_mtime_ns for f in times}
+    again = json.loads(lost.read_text())
+    assert [str(again[k]) for k in ("accuracy", "loss", "steps")] == [rows[2][k] for k in ("accuracy", "loss", "steps")]
+    status, out, err = recall(tmp_path, *TINY, "--mixers", "attention,outside_mixer:Ema")
+    assert status == 0 and "1 models, 3 runs to do" in out, err  # the mixer from outside alone
+    assert [r["mixer"] for r in table(tmp_path)] == ["attention"] * 3 + ["outside_mixer:Ema"] * 3
+
+
+@pytest.mark.slow
+def test_attention_and_gated_deltanet_solve_a_small_setting(recall, tmp_path):
+    """Above 99% of held-out queries within the budget, both in under 90 seconds."""
+    begin = time.monotonic()
+    status, out, err = recall(
+        tmp_path, "--tasks", "mqar(time=32,vocab=32,pairs=4)", "--mixers", "attention,gated_deltanet", "--widths", "32",
+        "--rates", "0.01", "--seeds", "1", "--jobs", "1", "--solved", "0.991",
+    )  # fmt: skip
+    assert status == 0, err
+    print(out)
+    assert time.monotonic() - begin < 90
+    rows = table(tmp_path)
+    assert [r["mixer"] for r in rows] == ["attention", "gated_deltanet"]
+    assert all(r["status"] == "solved" and float(r["accuracy"]) > 0.99 for r in rows), out
