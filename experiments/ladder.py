@@ -32,6 +32,7 @@ from etils import epath
 
 from jaxlib_ext import param, scaling
 from jaxlib_ext.models.config import ModelConfig
+from jaxlib_ext.optim import default_rate
 from jaxlib_ext.training import config, distributed, hardware, job, loop
 from jaxlib_ext.training.beside import beside, keep_to_core
 from jaxlib_ext.training.progress import human_count, human_time
@@ -42,6 +43,7 @@ COLUMNS = (
     "mixer", "width", "depth", "tokens", "seed", "parameters", "flops", "eval_loss", "train_loss", "steps", "batch",
     "time", "learning_rate", "data_sha256", "time_seconds",
 )  # fmt: skip
+ADAM_RATE = 0.256  # times 1 / width: measured for adam on the default ladder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +65,9 @@ class Ladder:
     batch: int = 4
     time: int = 128
     optimizer: str = "adam"
-    rate: float = 0.256
-    """The learning rate of a run is rate / width."""
+    rate: float | None = None
+    """The learning rate of a run is rate / width. None: 0.256 / width for adam, others at their own default rate,
+    whatever the width, as methods that find their step themselves want it."""
     seed: int = 0
     """Shifts the seeds of all runs."""
     mesh: str = ""
@@ -120,6 +123,13 @@ def rungs(ladder: Ladder) -> list[Rung]:
     return sorted(out, key=lambda r: (r.width * r.width * r.tokens, r.width, r.seed))
 
 
+def rate_of(ladder: Ladder, width: int) -> float:
+    """The peak learning rate of a run."""
+    if ladder.rate is None and ladder.optimizer != "adam":
+        return default_rate(ladder.optimizer)
+    return (ADAM_RATE if ladder.rate is None else ladder.rate) / width
+
+
 def run_config(ladder: Ladder, rung: Rung) -> config.RunConfig:
     steps = max(1, round(rung.tokens / (ladder.batch * ladder.time)))
     model = ModelConfig(
@@ -129,7 +139,7 @@ def run_config(ladder: Ladder, rung: Rung) -> config.RunConfig:
     return config.RunConfig(
         out=str(epath.Path(ladder.out) / "runs" / rung.name), model=model, data=ladder.data, batch=ladder.batch,
         time=ladder.time, steps=steps, seed=rung.seed, optimizer=ladder.optimizer,
-        learning_rate=ladder.rate / rung.width, mesh=ladder.mesh, eval_every=steps, eval_windows=ladder.eval_windows,
+        learning_rate=rate_of(ladder, rung.width), mesh=ladder.mesh, eval_every=steps, eval_windows=ladder.eval_windows,
         log_every=max(1, steps // 100), save_every=max(2000, steps // 10), keep=1,
     )  # fmt: skip
 
