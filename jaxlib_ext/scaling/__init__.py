@@ -10,21 +10,26 @@
 Everything computes in float64 inside and leaves jax's settings as they are.
 """
 
+from . import hparams
 from .covariance import cov, cov_free
 from .data import Data, DataWarning
 from .design import Design, next_runs
 from .economy import Lifetime, Worth, equivalent_compute, lifetime, two_nd, waste
 from .fit import Fit, fit
 from .identify import Identifiability, identify, runs_needed
+from .inductive_bias import inductive_bias_bits
 from .isoflop import Envelope, IsoFlop, envelope, isoflop
 from .law import Law, function, named
 from .law import predict as law_value
 from .laws import LAWS
+from .learning_curve import Regions, regions
 from .losses import Loss, huber, lad, learned, lsq
 from .plan import Plan, closed_form, optimal, six_nd
 from .predict import Prediction, predict
 from .profile import Profile, profile
-from .resample import Draws, bootstrap, refit
+from .random_features import best_ridge, power_spectrum, rf_eigenframework
+from .rehearse import Rehearsal, rehearse
+from .resample import Draws, bootstrap, limits, refit
 from .select import Choice, Score, aicc, by_compute, kfold, score, select
 from .simulate import simulate
 from .status import Status
@@ -46,10 +51,13 @@ __all__ = [
     "Plan",
     "Prediction",
     "Profile",
+    "Regions",
+    "Rehearsal",
     "Score",
     "Status",
     "Worth",
     "aicc",
+    "best_ridge",
     "bootstrap",
     "by_compute",
     "closed_form",
@@ -59,21 +67,28 @@ __all__ = [
     "equivalent_compute",
     "fit",
     "function",
+    "hparams",
     "huber",
     "identify",
+    "inductive_bias_bits",
     "isoflop",
     "kfold",
     "lad",
     "law_value",
     "learned",
     "lifetime",
+    "limits",
     "lsq",
     "named",
     "next_runs",
     "optimal",
+    "power_spectrum",
     "predict",
     "profile",
     "refit",
+    "regions",
+    "rehearse",
+    "rf_eigenframework",
     "runs_needed",
     "score",
     "select",

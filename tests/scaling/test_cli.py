@@ -28,7 +28,7 @@ def test_verbs(folder, capsys):
     runs, saved = str(folder / "runs.csv"), str(folder / "fit.json")
     at = ["N=1e10", "D=2e11"]
     for line, words in {
-        ("predict", saved, "--at", *at, "--boot", "50", "--kind", "parametric"): ["new_run", "log ranges"],
+        ("predict", saved, "--at", *at, "--boot", "50", "--kind", "parametric"): ["new_run", "held out: the"],
         ("predict", saved, "--at", *at, "--mean"): ["mean"],
         ("plan", saved, "--flops", "1e21", "1e22", "--infer-tokens", "1e12"): [
             "D / N",
