@@ -50,7 +50,7 @@ def fit_step_law(
 ) -> tuple[StepLaw, dict[str, np.ndarray], Optima]:
     """The law's constants from sweeps over lr and batch (tokens a step) at several N and D, each [n].
 
-    Returns (law, constant -> [draws] from resampled groups, the optima that it was fitted to). Raises ValueError
+    Returns (law, constant -> [draws] that its groups allow, the optima that it was fitted to). Raises ValueError
     with fewer than 4 groups that have an optimum inside their grid.
     """
     found = optima(dict(N=N, D=D), dict(lr=lr, batch=batch), loss, near)
@@ -60,10 +60,9 @@ def fit_step_law(
     n, d = (np.log(found.keys[k][ok]) for k in ("N", "D"))
     rate, size = (np.log(found.best[k][ok]) for k in ("lr", "batch"))
     seed = np.asarray(jax.random.key_data(jax.random.key(0) if key is None else key)).ravel().tolist()
-    weights = np.random.default_rng(seed).multinomial(ok.sum(), np.full(ok.sum(), 1 / ok.sum()), size=draws)
-    ones = np.ones_like(n)
-    by_rate = _regress(np.stack([ones, n, d], 1), rate, np.concatenate([ones[None], weights]))
-    by_size = _regress(np.stack([ones, d], 1), size, np.concatenate([ones[None], weights]))
+    rng = np.random.default_rng(seed)
+    by_rate = _regress(np.stack([n, d], 1), rate, draws, rng)
+    by_size = _regress(d[:, None], size, draws, rng)
     each = dict(
         lr_scale=np.exp(by_rate[:, 0]), lr_N=by_rate[:, 1], lr_D=by_rate[:, 2],
         batch_scale=np.exp(by_size[:, 0]), batch_D=by_size[:, 1],
@@ -71,11 +70,17 @@ def fit_step_law(
     return StepLaw(**{k: float(v[0]) for k, v in each.items()}), {k: v[1:] for k, v in each.items()}, found
 
 
-def _regress(basis: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Least squares with every row of weights [r, n]: [r, k]. Directions that a resample lost stay at least norm."""
-    centre = basis.mean(0) * (np.arange(basis.shape[1]) > 0)
-    moved = basis - centre
-    gram = np.einsum("rn,ni,nj->rij", weights, moved, moved)
-    out = np.einsum("rij,rj->ri", np.linalg.pinv(gram, hermitian=True), (weights * y) @ moved)
-    out[:, 0] -= out[:, 1:] @ centre[1:]
+def _regress(inputs: np.ndarray, y: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Least squares of y [m] on inputs [m, k] with an intercept: [1 + draws, 1 + k], the estimate first, then draws
+    from its t distribution, which is exact for equal normal errors however few the groups."""
+    m, middle = len(y), inputs.mean(0)
+    basis = np.concatenate([np.ones((m, 1)), inputs - middle], 1)
+    best, _, rank, _ = np.linalg.lstsq(basis, y, rcond=None)
+    if rank < basis.shape[1] or m <= rank:
+        raise ValueError(f"{m} groups with an optimum do not hold {basis.shape[1]} constants: vary N and D apart")
+    df = m - rank
+    root = np.linalg.cholesky(np.linalg.inv(basis.T @ basis)) * np.sqrt(np.sum((y - basis @ best) ** 2) / df)
+    wide = np.sqrt(df / rng.chisquare(df, size=(draws, 1)))
+    out = np.concatenate([best[None], best + wide * (rng.standard_normal((draws, len(best))) @ root.T)])
+    out[:, 0] -= out[:, 1:] @ middle
     return out
