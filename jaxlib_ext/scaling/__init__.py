@@ -10,6 +10,7 @@
 Everything computes in float64 inside and leaves jax's settings as they are.
 """
 
+from . import hparams
 from .contrast import Difference, best_loss, difference, loss_at
 from .coordinates import Coordinates, coordinate_check
 from .covariance import cov, cov_free
@@ -18,10 +19,12 @@ from .design import Design, next_runs
 from .economy import Lifetime, Worth, equivalent_compute, lifetime, two_nd, waste
 from .fit import Fit, fit
 from .identify import Identifiability, identify, runs_needed
+from .inductive_bias import inductive_bias_bits
 from .isoflop import Envelope, IsoFlop, envelope, isoflop
 from .law import Law, function, named
 from .law import predict as law_value
 from .laws import LAWS
+from .learning_curve import Regions, regions
 from .losses import Loss, huber, lad, learned, lsq
 from .parameterisations import (
     absorbed,
@@ -37,7 +40,9 @@ from .parameterisations import (
 from .plan import Plan, closed_form, optimal, six_nd
 from .predict import Prediction, predict
 from .profile import Profile, profile
-from .resample import Draws, bootstrap, refit
+from .random_features import best_ridge, power_spectrum, rf_eigenframework
+from .rehearse import Rehearsal, rehearse
+from .resample import Draws, bootstrap, limits, refit
 from .select import Choice, Score, aicc, by_compute, kfold, score, select
 from .simulate import simulate
 from .status import Status
@@ -61,6 +66,8 @@ __all__ = [
     "Plan",
     "Prediction",
     "Profile",
+    "Regions",
+    "Rehearsal",
     "Score",
     "Status",
     "Worth",
@@ -69,6 +76,7 @@ __all__ = [
     "arch_init",
     "arch_rate",
     "best_loss",
+    "best_ridge",
     "bootstrap",
     "branch",
     "by_compute",
@@ -83,14 +91,17 @@ __all__ = [
     "equivalent_compute",
     "fit",
     "function",
+    "hparams",
     "huber",
     "identify",
+    "inductive_bias_bits",
     "isoflop",
     "kfold",
     "lad",
     "law_value",
     "learned",
     "lifetime",
+    "limits",
     "loss_at",
     "lsq",
     "mup",
@@ -98,9 +109,13 @@ __all__ = [
     "next_runs",
     "optimal",
     "param_scaling",
+    "power_spectrum",
     "predict",
     "profile",
     "refit",
+    "regions",
+    "rehearse",
+    "rf_eigenframework",
     "runs_needed",
     "score",
     "select",
