@@ -28,8 +28,9 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def few_memory_maps():
-    """Compiled programs hold memory maps, several for each; past the kernel's limit (vm.max_map_count, 65530 as a rule)
-    XLA dies with a segmentation fault. So they are let go in time; the cache on disk has them if they are wanted again."""
+    """Compiled programs hold memory maps, several for each; past the kernel's limit (vm.max_map_count, 65530 as a
+    rule) XLA dies with a segmentation fault. So they are let go in time; the cache on disk has them if they are wanted
+    again."""
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()

@@ -14,8 +14,8 @@ LEAST = -87.0  # exp of less is below the smallest normal float32
 def grow(x: Array) -> Array:
     """expm1 of x <= 0, float32, elementwise; relative error below 2e-7, also where x is tiny.
 
-    x = k ln 2 + r with |r| <= ln(2) / 2, so expm1(x) = 2^k expm1(r) + (2^k - 1), and the series of expm1(r) needs 7 terms.
-    No branch and no division: it stays vectorised inside whatever it is fused into.
+    x = k ln 2 + r with |r| <= ln(2) / 2, so expm1(x) = 2^k expm1(r) + (2^k - 1), and 7 terms of the series of expm1(r)
+    do. No branch and no division: it stays vectorised inside whatever it is fused into.
     """
     x = jnp.maximum(x, LEAST)
     k = jnp.round(x * (1 / math.log(2)))
