@@ -18,6 +18,7 @@ from etils import epath
 
 from jaxlib_ext import param
 from jaxlib_ext.models.config import ModelConfig
+from jaxlib_ext.optim import default_rate
 from jaxlib_ext.registry import split_specs
 from jaxlib_ext.training import config, distributed, hardware, job, loop
 from jaxlib_ext.training.beside import beside
@@ -29,6 +30,7 @@ COLUMNS = (
     "mixer", "width", "depth", "tokens", "seed", "parameters", "flops", "eval_loss", "train_loss", "steps", "batch",
     "time", "learning_rate", "data_sha256", "time_seconds",
 )  # fmt: skip
+ADAM_RATE = 0.256  # times 1 / width: measured for adam on the default ladder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,9 @@ class Ladder:
     batch: int = 4
     time: int = 128
     optimizer: str = "adam"
-    rate: float = 0.256
-    """The learning rate of a run is rate / width."""
+    rate: float | None = None
+    """The learning rate of a run is rate / width. None: 0.256 / width for adam, others at their own default rate,
+    whatever the width, as methods that find their step themselves want it."""
     rates: str = ""
     """One rate for each of the mixers, comma-separated, where they differ."""
     seed: int = 0
@@ -73,7 +76,7 @@ class Rung:
     """One run. mixer and rate: of its architecture; folder: where that has its runs."""
 
     mixer: str
-    rate: float
+    rate: float | None
     folder: str
     width: int
     tokens: int
@@ -97,7 +100,7 @@ def parse_tokens(text: str) -> int:
         raise ValueError(f"design: {text!r} is not a number of tokens") from None
 
 
-def architectures(ladder: Ladder) -> list[tuple[str, float, str]]:
+def architectures(ladder: Ladder) -> list[tuple[str, float | None, str]]:
     """(mixer, rate, folder under out) of each; with one there is no folder of its own. Raises ValueError."""
     if not ladder.mixers:
         if ladder.rates:
@@ -139,6 +142,13 @@ def rungs(ladder: Ladder) -> list[Rung]:
     return sorted(every, key=lambda r: (r.width * r.width * r.tokens, r.width, r.seed))
 
 
+def rate_of(ladder: Ladder, rung: Rung) -> float:
+    """The peak learning rate of a run."""
+    if rung.rate is None and ladder.optimizer != "adam":
+        return default_rate(ladder.optimizer)
+    return (ADAM_RATE if rung.rate is None else rung.rate) / rung.width
+
+
 def run_config(ladder: Ladder, rung: Rung) -> config.RunConfig:
     steps = max(1, round(rung.tokens / (ladder.batch * ladder.time)))
     pattern = rung.mixer.replace("+", ",") if rung.folder else rung.mixer
@@ -149,7 +159,7 @@ def run_config(ladder: Ladder, rung: Rung) -> config.RunConfig:
     return config.RunConfig(
         out=str(result_file(ladder, rung).parent), model=model, data=ladder.data, batch=ladder.batch,
         time=ladder.time, steps=steps, seed=rung.seed, optimizer=ladder.optimizer,
-        learning_rate=rung.rate / rung.width, mesh=ladder.mesh, eval_every=steps, eval_windows=ladder.eval_windows,
+        learning_rate=rate_of(ladder, rung), mesh=ladder.mesh, eval_every=steps, eval_windows=ladder.eval_windows,
         log_every=max(1, steps // 100), save_every=max(2000, steps // 10), keep=1,
     )  # fmt: skip
 

@@ -128,8 +128,8 @@ def chance(task: str) -> float:
 
 
 def plot(path: epath.Path, found: list[Point], solved: float) -> None:
-    """Accuracy against bytes of decode state, one panel a task, one line a mixer, widths beside the marks. Hollow: not
-    converged in the budget."""
+    """Accuracy against bytes of decode state, one panel a task, one line a mixer, widths beside the marks; hollow marks
+    are not converged."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -25,6 +25,7 @@ import tyro
 from jaxlib_ext.kernels.delta_rule import delta_rule
 from jaxlib_ext.kernels.dplr import dplr
 from jaxlib_ext.kernels.gla import gla
+from jaxlib_ext.kernels.linear_scan import linear_scan
 from jaxlib_ext.kernels.mesa import mesa
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.ssd import ssd
@@ -38,11 +39,11 @@ Array = jax.Array
 class Bench:
     """What is measured."""
 
-    mixers: str = "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba"
+    mixers: str = "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru"
     times: str = "2048,16384"
     heads: int = 4
     dim: int = 64
-    """Key and value width of a head; mamba has heads x dim channels of 16 states."""
+    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru of one."""
     batch: int = 1
     turns: int = 9
     """Alternations; the first compiles and does not count."""
@@ -68,6 +69,11 @@ def loop(step: Callable) -> Callable:
         return jnp.moveaxis(y, 0, 1), state
 
     return run
+
+
+def diagonal(h, a, x):
+    h = a * h + x
+    return h, h
 
 
 def read(s: Array, q: Array) -> Array:
@@ -147,6 +153,9 @@ def case(name: str, bench: Bench, t: int) -> Case:
         fast = lambda x, dt, i, o, s: selective_scan(x, dt, a, i, o, s, start)
         plain = loop(lambda s, x, dt, i, o: token(s, x, dt, a, i, o, rule="zoh"))
         return Case((*inputs, jnp.zeros((b, c, n))), fast, plain)
+    if name == "rglru":
+        a = jnp.exp(speeds(b, t, h * d))
+        return Case((a, normal(b, t, h * d), jnp.zeros((b, h * d))), without(linear_scan), loop(diagonal))
     raise ValueError(f"no recurrence is known for {name!r}; known are {Bench.mixers}")
 
 

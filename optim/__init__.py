@@ -43,6 +43,7 @@ __all__ = [
     "decayed",
     "default_rate",
     "grouped",
+    "innermost",
     "independent",
     "make_optimizer",
     "make_schedule",
@@ -56,12 +57,24 @@ __all__ = [
 ]  # fmt: skip
 
 
-def default_rate(spec: str) -> float:
-    """The learning rate of an optimizer of ours, named as for `make_optimizer`, where none is given."""
+def _rule_of(spec: str, lacks: str) -> Rule:
     tx = make(spec, OPTIMIZERS, "optimizer", learning_rate=0.0)
     if not isinstance(tx, Optimizer):
-        raise ValueError(f"optimizer {spec!r} has no learning rate of its own: give one")
-    return tx.core.rule.default_rate
+        raise ValueError(f"optimizer {spec!r} {lacks}")
+    return tx.core.rule
+
+
+def default_rate(spec: str) -> float:
+    """The learning rate of an optimizer of ours, named as for `make_optimizer`, where none is given."""
+    return _rule_of(spec, "has no learning rate of its own: give one").default_rate
+
+
+def innermost(spec: str) -> str:
+    """The name in RULES of an optimizer named as for `make_optimizer`; of a combinator, that of its inner rule."""
+    rule = _rule_of(spec, "is not one of ours, so no table says how it steps")
+    while hasattr(rule, "inner"):
+        rule = rule.inner
+    return next((name for name, known in RULES.items() if type(rule) is known), type(rule).__name__)
 
 
 def make_optimizer(spec: str, learning_rate: Any, decay_mask: Any = None, **core: Any) -> Optimizer:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from . import guard
 from .formats import Format, hashed, salt, to_bf16
 from .placing import specs
-from .rule import Array, Now, Rule, Traced, Tree, decayed, hypers
+from .rule import Array, Now, Rule, Slot, Traced, Tree, decayed, hypers
 from .schedules import Schedule
 from .table import Row, path_of, table
 
@@ -53,6 +53,7 @@ class Core:
     stochastic_rounding: bool
     metrics: bool
     seed: int
+    part: bool = False  # one of several groups: masks, patterns and formats may be for the others
 
     @functools.cached_property
     def numbers(self) -> dict[str, Traced]:
@@ -81,7 +82,7 @@ class Core:
     def rows(self, params: Tree) -> list[Row]:
         return table(
             self.rule, params, decl=self.decl, copies=self.copies, decay_mask=self.decay_mask, scales=self.scales,
-            formats=self.formats,
+            formats=self.formats, part=self.part,
         )  # fmt: skip
 
     def init(self, params: Tree) -> OptState:
@@ -96,7 +97,7 @@ class Core:
                     slots[name][i] = jnp.array(x, p.dtype if slot.constant else dtype, copy=True)
                 else:
                     x = getattr(jnp, slot.start)(shape, dtype)
-                    slots[name][i] = fmt.encode(x, slot, jnp.zeros(shape, jnp.uint32))
+                    slots[name][i] = x if fmt.name == "f32" else _encode(fmt, slot, x, jnp.zeros(shape, jnp.uint32))
         at = lambda v: v(jnp.zeros((), jnp.int32)) if callable(v) else v
         return OptState(
             step=jnp.zeros((), jnp.int32), taken=jnp.zeros((), jnp.int32),
@@ -139,9 +140,10 @@ class Core:
         gs = [_scalar(g, dtype) for g in _same(grads, params, tree)]
         norm = guard.norm(gs) if self.guard.active or self.metrics else None
         gs, taken, kept = self.guard.apply(gs, norm, h)
+        held = {k: tree.flatten_up_to(v) for k, v in state.slots.items()}
+        h = h.but(kept=lambda name: jax.tree.unflatten(tree, _kept(rows, held, name, dtype)))
         grads = jax.tree.unflatten(tree, gs)
         gs = jax.tree.leaves(self.rule.prepare(grads, jax.tree.unflatten(tree, [_scalar(p, dtype) for p in ps]), h))
-        held = {k: tree.flatten_up_to(v) for k, v in state.slots.items()}
         work = [self._leaf(i, row, g, held, p, h) for i, (row, g, p) in enumerate(zip(rows, gs, ps, strict=True))]
         h, shared = self._decide(work, h, state)
         done = [self._step(row, state, taken, w, h) for row, w in zip(rows, work, strict=True)]
@@ -160,12 +162,16 @@ class Core:
 
     def _leaf(self, i: int, row: Row, g: Array, held: dict[str, list], p: Array, h: Now) -> tuple:
         """(g, slots, p, h) of one leaf as its rule sees them."""
-        slots = {k: fmt.decode(held[k][i], slot, g.dtype) for k, (slot, fmt) in row.slots.items()}
+        slots = {k: _kept([row], {k: [held[k][i]]}, k, g.dtype)[0] for k in row.slots}
         mine = dict(leaf=row.leaf, keys=lambda salt=0: jax.random.fold_in(jax.random.fold_in(h.key, i), salt))
-        if row.scale != 1.0:
-            mine |= dict(learning_rate=h.learning_rate * row.scale, scale=row.scale)
+        if row.scale.lr != 1.0:
+            mine |= dict(learning_rate=h.learning_rate * row.scale.lr, scale=row.scale.lr)
         if not (row.decays and "weight_decay" in h.hyper):
             mine["weight_decay"] = 0.0
+        elif row.scale.decay != 1.0:
+            mine["weight_decay"] = h.weight_decay * row.scale.decay
+        if row.scale.eps != 1.0 and "eps" in h.hyper:
+            mine["eps"] = h.eps * row.scale.eps
         mine["extra"] = {k: v[i] if k in PER_LEAF and v is not None else v for k, v in h.extra.items()}
         return g, slots, p.astype(g.dtype), h.but(**mine)
 
@@ -222,9 +228,21 @@ class Core:
         return jax.tree.unflatten(tree, new)
 
 
-PRIVATE = ("learning_rate", "weight_decay", "leaf", "keys", "extra", "scale")  # of one leaf
+PRIVATE = ("learning_rate", "weight_decay", "eps", "leaf", "keys", "extra", "scale")  # of one leaf
 # extra arguments that are trees like the parameters, or None; microbatch_grads has an axis of microbatches in front
 PER_LEAF = ("sampled_grads", "microbatch_grads")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _encode(fmt: Format, slot: Slot, x: Array, noise: Array) -> Any:
+    """In one pass where `init` is called outside jit."""
+    return fmt.encode(x, slot, noise)
+
+
+def _kept(rows: list[Row], held: dict[str, list], name: str, dtype: Any) -> list:
+    """A slot of these leaves as rules see it; None where a leaf has none of that name."""
+    found = [(row.slots.get(name), stored) for row, stored in zip(rows, held[name], strict=True)]
+    return [None if own is None else own[1].decode(stored, own[0], dtype) for own, stored in found]
 
 
 def _dtype(leaves: list) -> Any:

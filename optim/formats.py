@@ -9,6 +9,7 @@ the 8-bit formats.
 source: bfloat16 and 8-bit states: Dettmers et al. 2021, arXiv 2110.02861; coat: Xi et al. 2024, arXiv 2410.19313
 departs: rounding is stochastic; int8 is linear in the value or its root, not a table; coat's exponent is between 1/8
     and 16, 1 for a block that is constant, and zeros do not count in a block's range
+catalogue: coat_adamw, the states: adamw(formats="coat:128")
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ import jax
 from .core import Core, OptState
 from .placing import specs
 from .rule import Array, Leaf, Rule, Traced, Tree
-from .table import Row, leaves_of, path_of
+from .table import Row, decays_of, leaves_of, path_of
 from .transform import Optimizer, transform
 
 
@@ -65,18 +65,24 @@ class Groups:
         return any(core.two_points for _, core in self.members.values())
 
     def split(self, params: Tree) -> dict[str, set[str]]:
-        """Group -> the paths that it takes. Raises for a group that takes none and a leaf that none takes."""
+        """Group -> the paths that it takes. Raises for a group that takes none, a leaf that none takes, and a mask,
+        pattern or format that is for none of them."""
         core = next(iter(self.members.values()))[1]
         taken: dict[str, set[str]] = {name: set() for name in self.members}
-        for leaf in leaves_of(params, core.decl, core.copies):
+        slots, leaves = {"all"}, leaves_of(params, core.decl, core.copies)
+        decays_of(params, leaves, core.decay_mask, core.decl)
+        for leaf in leaves:
             mine = [name for name, (group, _) in self.members.items() if group.takes(leaf)]
             if not mine:
                 raise ValueError(f"{leaf.path}: no group takes this parameter (kind {leaf.kind})")
             taken[mine[0]].add(leaf.path)
+            slots |= set(self.members[mine[0]][0].rule.slots(leaf))
         for name, paths in taken.items():
             if not paths:
                 raise ValueError(f"group {name!r} takes no parameter: kinds {self.members[name][0].kinds}, "
                                  f"paths {self.members[name][0].paths!r}")  # fmt: skip
+        if unknown := sorted(set(core.formats) - slots):
+            raise ValueError(f"formats: no group has a slot {unknown[0]!r}; there are {', '.join(sorted(slots))}")
         return taken
 
     def _cores(self, params: Tree) -> dict[str, tuple[Core, set[str]]]:
@@ -85,7 +91,8 @@ class Groups:
         for name, paths in self.split(params).items():
             core = self.members[name][1]
             cut = lambda tree, paths=paths: tree if tree is None or callable(tree) else _only(tree, paths)
-            out[name] = (dataclasses.replace(core, decay_mask=cut(core.decay_mask), scales=cut(core.scales)), paths)
+            mine = dict(decay_mask=cut(core.decay_mask), scales=cut(core.scales), part=True)
+            out[name] = (dataclasses.replace(core, **mine), paths)
         return out
 
     def rows(self, params: Tree) -> list[Row]:

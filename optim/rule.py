@@ -113,13 +113,21 @@ class Now(SimpleNamespace):
 
     leaf: the Leaf. learning_rate: times the leaf's scale; unscaled: without; scale: that factor, a Python number.
     weight_decay: 0 for leaves without decay. t: updates taken, from 1. step: calls, from 0. extra: what the caller
-    passed for `needs`. keys(salt): a random key for this leaf and step.
+    passed for `needs`. keys(salt): a random key for this leaf and step. kept(slot): that slot of all leaves, a tree.
     """
 
     def unbias(self, name: str) -> Array:
         """1 - b^t of the hyperparameter, computed once an update."""
+        return self.once(f"{name}^t", lambda: 1 - getattr(self, name) ** self.t)
+
+    def rest(self, name: str) -> Array:
+        """1 - b of the hyperparameter, computed once an update."""
+        return self.once(name, lambda: 1 - getattr(self, name))
+
+    def once(self, name: str, make: Callable[[], Array]) -> Array:
+        """make(), a number that does not hang on the leaf, computed once an update: a thousand leaves trace it once."""
         if name not in self.cache:
-            self.cache[name] = 1 - getattr(self, name) ** self.t
+            self.cache[name] = make()
         return self.cache[name]
 
     def but(self, **changes: Any) -> "Now":

@@ -17,11 +17,11 @@ from .rule import Leaf, Rule, Slot, Tree
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One leaf: what it is, whether it decays, its learning-rate factor, and how each slot is stored."""
+    """One leaf: what it is, whether it decays, its factors, and how each slot is stored."""
 
     leaf: Leaf
     decays: bool
-    scale: float
+    scale: param.Scale
     slots: dict[str, tuple[Slot, Format]]
 
 
@@ -29,8 +29,9 @@ def path_of(keys) -> str:
     return jax.tree_util.keystr(keys, simple=True, separator="/")
 
 
-def leaves_of(params: Tree, decl: Tree | None, copies: Mapping[str, int] | None) -> list[Leaf]:
-    """The leaves of params as rules see them. copies: pattern of the path -> independent leading axes, without decl."""
+def leaves_of(params: Tree, decl: Tree | None, copies: Mapping[str, int] | None, part: bool = False) -> list[Leaf]:
+    """The leaves of params as rules see them. copies: pattern of the path -> independent leading axes, without decl.
+    part: they are some of the parameters, and patterns may be for others."""
     declared = {} if decl is None else {path_of(k): p for k, p in jax.tree.leaves_with_path(decl)}
     used, found = set(), []
     for keys, value in jax.tree.leaves_with_path(params):
@@ -51,7 +52,7 @@ def leaves_of(params: Tree, decl: Tree | None, copies: Mapping[str, int] | None)
         kind = "matrix" if len(shape) - n >= 2 else "vector"
         found.append(Leaf(path, shape, value.dtype, kind, n, max(len(shape) - n - 1, 0)))
     for pattern in copies or {}:
-        if pattern not in used and decl is None:
+        if pattern not in used and decl is None and not part:
             raise ValueError(f"copies: the pattern {pattern!r} matches no parameter")
     return found
 
@@ -68,36 +69,39 @@ def _beside(tree: Any, params: Tree, what: str) -> list[Any]:
     return [known[path] for path in paths]
 
 
-def decays_of(params: Tree, leaves: list[Leaf], mask: Tree | Callable | None, decl: Tree | None) -> list[bool]:
+def decays_of(
+    params: Tree, leaves: list[Leaf], mask: Tree | Callable | None, decl: Tree | None, part: bool = False
+) -> list[bool]:
     """Which leaves decay: the mask's, else the declared matrices, heads and convolutions, else all."""
     if mask is None:
         return [leaf.kind in param.DECAYED for leaf in leaves] if decl is not None else [True] * len(leaves)
     mask = mask(params) if callable(mask) else mask
     found = [bool(v) for v in _beside(mask, params, "decay_mask")]
-    if found and not any(found):
+    if found and not any(found) and not part:
         raise ValueError(f"decay_mask: True for none of {len(found)} parameters; weight_decay=0 turns decay off")
     return found
 
 
-def scales_of(params: Tree, scales: Tree | None) -> list[float]:
-    """Learning-rate factors, 1 without a tree of them."""
+def scales_of(params: Tree, scales: Tree | None) -> list[param.Scale]:
+    """The factors of each leaf, all 1 without a tree of them."""
     if scales is None:
-        return [1.0] * len(jax.tree.leaves(params))
-    return [float(v) for v in _beside(scales, params, "scales")]
+        return [param.Scale()] * len(jax.tree.leaves(params))
+    paths = [path_of(k) for k, _ in jax.tree.leaves_with_path(params)]
+    return [param.scale_of(path, v) for path, v in zip(paths, _beside(scales, params, "scales"), strict=True)]
 
 
 def table(rule: Rule, params: Tree, *, decl: Tree | None, copies: Mapping[str, int] | None, decay_mask: Any,
-          scales: Tree | None, formats: Mapping[str, Format]) -> list[Row]:  # fmt: skip
-    """One row a leaf, in the order of `jax.tree.leaves(params)`."""
-    leaves = leaves_of(params, decl, copies)
-    decays, factors = decays_of(params, leaves, decay_mask, decl), scales_of(params, scales)
+          scales: Tree | None, formats: Mapping[str, Format], part: bool = False) -> list[Row]:  # fmt: skip
+    """One row a leaf, in the order of `jax.tree.leaves(params)`. part: options may be for parameters elsewhere."""
+    leaves = leaves_of(params, decl, copies, part)
+    decays, factors = decays_of(params, leaves, decay_mask, decl, part), scales_of(params, scales)
     rows, names = [], set()
     for leaf, decay, factor in zip(leaves, decays, factors, strict=True):
         slots = rule.slots(leaf)
         names |= set(slots)
         stored = {k: (s, formats.get(k, formats.get("all", F32)).serves(leaf, s)) for k, s in slots.items()}
         rows.append(Row(leaf, decay, factor, stored))
-    if unknown := sorted(set(formats) - names - {"all"}):
+    if not part and (unknown := sorted(set(formats) - names - {"all"})):
         have = f"its slots are {', '.join(sorted(names))}" if names else "it has no slots"
         raise ValueError(f"formats: {type(rule).__name__} has no slot {unknown[0]!r}; {have}")
     return rows

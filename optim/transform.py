@@ -94,7 +94,8 @@ def transform(
         a declaration.
     decl: the declaration; it says which axes are copies (scanned layers) and which leaves decay.
     copies: without a declaration, {pattern of the path: number of leading independent axes}.
-    scales: tree of learning-rate factors, as muP has them. Decay keeps the unscaled rate.
+    scales: a parameterisation, such as `scaling.mup`: a tree of `param.Scale`, or of numbers, factors on the learning
+        rate. Decay keeps the unscaled rate, times the scale's `decay`; eps is times its `eps`.
     formats: how slots are stored: one name for all, or {slot: "f32" | "bf16" | "fp8:N" | "int8:N" | "coat:N"}.
     clip_norm: largest norm of all gradients together. skip_spikes: an update whose gradient norm is more than this
         many standard deviations above its running mean, or not finite, is left out; without it nan goes through.

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "models": (*BASE, "kernels", "sharding"),
     "optim": ("param", "kernels", "registry"),
     "scaling": ("param",),
-    "training": (*BASE, "kernels", "sharding", "models", "optim"),
+    "training": (*BASE, "kernels", "sharding", "models", "optim", "scaling"),
     "targets": (*BASE, "kernels", "sharding", "models", "optim"),
     "testing": ("param", "contracts", "kernels", "optim"),
     "interop": ("param", "contracts"),

@@ -24,6 +24,7 @@ from .declare import (
 from .folds import (
     abstract,
     blocks,
+    by_path,
     cast,
     check,
     decayed,
@@ -42,10 +43,11 @@ from .folds import (
     stack,
     zeros,
 )
+from .scale import Scale, beside, multiplied, scale_of
 
 __all__ = [
-    "AXES", "COMPUTE", "DECAYED", "KINDS", "TRAINED", "Param", "abstract", "bias", "blocks", "buffer", "cache",
-    "cast", "check", "const", "conv", "count", "decay", "decayed", "dequantise", "embed", "fold", "gain",
-    "head", "init", "join", "leaves", "matmul_size", "matrix", "nbytes", "paths", "quantised", "size", "specs",
-    "split", "stack", "state", "table", "zeros",
+    "AXES", "COMPUTE", "DECAYED", "KINDS", "TRAINED", "Param", "Scale", "abstract", "beside", "bias", "blocks",
+    "buffer", "by_path", "cache", "cast", "check", "const", "conv", "count", "decay", "decayed", "dequantise",
+    "embed", "fold", "gain", "head", "init", "join", "leaves", "matmul_size", "matrix", "multiplied", "nbytes",
+    "paths", "quantised", "scale_of", "size", "specs", "split", "stack", "state", "table", "zeros",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from .declare import COMPUTE, DECAYED, KINDS, Param, gain
+from .scale import ONE, beside
 
 Array = jax.Array
 Tree = Any
@@ -47,6 +48,11 @@ def fold(f: Callable, decl: Tree, *rest: Tree) -> Tree:
 def leaves(decl: Tree) -> list[Param]:
     """The declared parameters, in the order of `jax.tree.leaves`."""
     return jax.tree.leaves(fold(lambda _, p: p, decl))
+
+
+def by_path(decl: Tree) -> dict[str, Param]:
+    """The declared parameters by their paths."""
+    return {_path(keys): p for keys, p in jax.tree.leaves_with_path(fold(lambda _, p: p, decl))}
 
 
 def paths(decl: Tree) -> Tree:
@@ -103,19 +109,21 @@ def _draw(p: Param, key: Array) -> Array:
     return (jax.random.normal(key, p.shape, jnp.float32) * std).astype(p.dtype)
 
 
-def init(decl: Tree, key: Array, shardings: Tree | None = None) -> Tree:
+def init(decl: Tree, key: Array, shardings: Tree | None = None, scales: Tree | None = None) -> Tree:
     """Initial values. Keys come from a hash of the path, so adding a leaf moves no other.
 
     shardings: a tree of `jax.sharding.Sharding`; each device then makes its own shard and no device ever holds a whole
-    parameter that is declared as sharded.
+    parameter that is declared as sharded. scales: a parameterisation; each value is the declared one times its `init`.
     """
     check(decl)
+    known = {} if scales is None else beside(decl, scales)
 
     def make(path, p):
         try:
-            return _draw(p, jax.random.fold_in(key, _hash(path)))
+            value, factor = _draw(p, jax.random.fold_in(key, _hash(path))), known.get(path, ONE).init
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+        return value if factor == 1.0 else value * jnp.asarray(factor, value.dtype)
 
     draw = lambda: fold(make, decl)
     return draw() if shardings is None else jax.jit(draw, out_shardings=shardings)()

@@ -1,5 +1,5 @@
-"""python -m jaxlib_ext.scaling fit | predict | plan | isoflop | compare | profile | next | simulate | plot |
-check
+"""python -m jaxlib_ext.scaling fit | predict | plan | isoflop | compare | profile | next | hparams | simulate | plot
+| check
 
 Tables are .csv or .jsonl files; a fit is kept as JSON. `fit runs.csv -o fit.json` comes first for most.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import table
+from . import hparams, table
 from .check import check_data, check_fit
 from .data import Data
 from .design import KINDS as DESIGNS
@@ -73,7 +73,7 @@ def run_fit(a: argparse.Namespace) -> None:
     print(got.report())
     draws = _draws(got, a)
     if draws is not None:
-        print(f"{draws.n} {draws.kind} refits, 95% percentile intervals")
+        print(f"{draws.n} {draws.kind} refits, 95% intervals")
         for k, (low, high) in draws.interval().items():
             print(f"  {k:10} [{low:.6g}, {high:.6g}]")
         print(f"  at a bound: {draws.bound or 'none'}; not settled: {int((~draws.settled).sum())}")
@@ -130,6 +130,28 @@ def run_next(a: argparse.Namespace) -> None:
     cost = rows[a.cost] if a.cost else 6 * rows["N"] * rows["D"]
     x = {k: rows[k] for k in got.law.inputs}
     print(next_runs(got, x, cost, a.budget, _numbers(a.target) if a.target else None, a.design, a.power))
+
+
+def run_hparams(a: argparse.Namespace) -> None:
+    law, source = hparams.StepLaw(), "published (arXiv 2503.04715)"
+    if a.sweeps:
+        rows = table.read(a.sweeps)
+        names = ("N", "D", "lr", "batch", "loss")
+        missing = [k for k in names if k not in rows]
+        if missing:
+            raise ValueError(f"{a.sweeps} has no column {missing[0]!r}; sweeps have {', '.join(names)}")
+        law, draws, found = hparams.fit_step_law(*(rows[k] for k in names), near=a.near)
+        source = f"fitted to {int(found.ok.sum())} of {len(found.ok)} valleys of {a.sweeps}"
+        print(found)
+        for k, v in draws.items():
+            low, high = np.percentile(v, [2.5, 97.5])
+            print(f"  {k:12} {getattr(law, k):10.4f}  [{low:.4f}, {high:.4f}]")
+    best = law(a.N, a.D)
+    print(f"N = {a.N:.4g} without embedding, D = {a.D:.4g} tokens; {source}")
+    print(f"  learning rate  {best['lr']:.4g}")
+    print(f"  batch          {best['batch']:.4g} tokens, {best['batch'] / a.length:.4g} sequences of {a.length}")
+    published = 93.20 * (a.N / 1e6) ** 0.47 * 512
+    print(f"  critical batch {published:.4g} tokens at compute-optimal D (93.20 N^0.47 sequences of 512, 2410.21676)")
 
 
 def run_simulate(a: argparse.Namespace) -> None:
@@ -233,6 +255,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--target", nargs="+", metavar="NAME=VALUE")
     p.add_argument("--design", default="target", choices=DESIGNS)
     p.add_argument("--power", type=float, default=0.4)
+    p = verb(run_hparams, "learning rate and batch size for a size and a number of tokens")
+    p.add_argument("--N", type=float, required=True, help="parameters without the embedding")
+    p.add_argument("--D", type=float, required=True, help="training tokens")
+    p.add_argument("--length", type=int, default=2048, help="tokens of a sequence")
+    p.add_argument("--sweeps", help="table with N, D, lr, batch (tokens) and loss: fits the law to it")
+    p.add_argument("--near", type=float, default=0.01, help="runs count whose loss is this near to the lowest")
     p = verb(run_simulate, "runs from a known law")
     p.add_argument("--law", default="chinchilla")
     p.add_argument("--theta", nargs="+", required=True, metavar="NAME=VALUE")

@@ -8,7 +8,8 @@ weights w_k), linearised, plus what it would settle between the fits:
   log volume of the parameters
 
 divided by cost(x)^power. A run that is taken changes the covariances by one rank-one step before the next is
-chosen.
+chosen. Before any run a coordinate has the standard deviation PRIOR, so that a direction in which the runs so far say
+nothing counts as unknown; noise that few runs show is drawn towards NOISE.
 """
 
 import dataclasses
@@ -19,18 +20,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .covariance import cov_free
+from .covariance import jacobian_of
 from .fit import Fit
 from .problem import Rows
 
 KINDS = ("target", "V", "D")
+PRIOR = 2.0  # of free coordinates: a factor e^2 in an amplitude, 2 in an exponent
+NOISE, NOISE_RUNS = 0.01, 2  # a run's own noise, relative, and the number of runs that this guess counts for
 
 
 @dataclasses.dataclass(frozen=True)
 class Design:
     """Candidates taken, in order: rows [k], their x, score and cost; spent: their sum; the variance of the
     target before
-    and after, mean over targets, in the space of the loss squared."""
+    and after, mean over targets, in the space of the loss squared. worth [m], price [m]: score of every candidate
+    before the first was taken, and its cost."""
 
     rows: np.ndarray
     x: dict[str, np.ndarray]
@@ -39,6 +43,8 @@ class Design:
     spent: float
     before: float
     after: float
+    worth: np.ndarray
+    price: np.ndarray
 
     def __str__(self):
         head = " ".join(f"{k:>12}" for k in self.x)
@@ -58,6 +64,20 @@ def _jacobian(fit: Fit, x: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.nda
         j = -np.asarray(fit.problem.jacobian(jnp.asarray(fit.u[: fit.problem.size]), jax.tree.map(jnp.asarray, rows)))
     value = fit.predict(x)
     return (np.log(value) if fit.loss.space == "log" else value), j
+
+
+def noise_of(fit: Fit) -> float:
+    """Standard deviation of a run in the space of the loss, the fit's own where it has runs to tell."""
+    guess = NOISE * (1.0 if fit.loss.space == "log" else float(np.median(np.abs(fit.data.y))))
+    df = max(fit.df, 0)
+    return float(np.sqrt((df * fit.noise() ** 2 + NOISE_RUNS * guess**2) / (df + NOISE_RUNS)))
+
+
+def _known(fit: Fit) -> np.ndarray:
+    """Covariance of the free coordinates [p, p] from the runs so far and the prior."""
+    j, w = jacobian_of(fit), fit.data.weights()
+    w = w * np.sum(w > 0) / np.sum(w)
+    return np.linalg.inv(j.T @ (j * w[:, None]) / noise_of(fit) ** 2 + np.eye(j.shape[1]) / PRIOR**2)
 
 
 def _valid(kind: str, target: Any) -> None:
@@ -99,13 +119,13 @@ def next_runs(
     )
     w = np.full(len(fits), 1 / len(fits)) if weights is None else np.asarray(weights, float) / np.sum(weights)
     at, there = [_jacobian(f, x) for f in fits], [_jacobian(f, to) for f in fits]
-    state = [cov_free(f) for f in fits]
-    noise = [f.noise() ** 2 for f in fits]
+    state = [_known(f) for f in fits]
+    noise = [noise_of(f) ** 2 for f in fits]
     taken, scores, spent = [], [], 0.0
     free = np.ones(len(cost), bool)
     settled = 0.0
     gain, drop = _gains(kind, w, at, there, state, noise)
-    before = _variance(w, there, state)
+    before, worth = _variance(w, there, state), gain / cost**power
     while True:
         allowed = free & (cost <= budget - spent)
         if not allowed.any() or (most is not None and len(taken) >= most):
@@ -122,7 +142,8 @@ def next_runs(
         gain, drop = _gains(kind, w, at, there, state, noise, settled)
     rows = np.array(taken, int)
     after = max(_variance(w, there, state) - settled, 0.0)
-    return Design(rows, {k: v[rows] for k, v in x.items()}, np.array(scores), cost[rows], spent, before, after)
+    there = {k: v[rows] for k, v in x.items()}
+    return Design(rows, there, np.array(scores), cost[rows], spent, before, after, worth, cost)
 
 
 def _between(w, values):

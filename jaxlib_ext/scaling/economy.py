@@ -12,7 +12,7 @@ import numpy as np
 
 from .fit import Fit
 from .plan import REACH, Flops, optimum_of, six_nd
-from .resample import Draws
+from .resample import Draws, limits
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -27,7 +27,7 @@ class Lifetime:
     """The cheapest way to a loss when D_inf tokens are to be served: N, training tokens D, FLOPs of both and
     their sum.
 
-    low, high: name -> percentile limits from joint draws, or None.
+    low, high: name -> `limits` from joint draws, or None.
     """
 
     loss: float
@@ -118,8 +118,8 @@ def lifetime(
     out = dict(N=size, D=tokens, train=flops[0], infer=flops[1], total=flops[0] + flops[1])
     low = high = None
     if draws is not None:
-        tail = 50 * (1 - level)
-        low, high = ({k: float(np.nanpercentile(v[1:], q)) for k, v in out.items()} for q in (tail, 100 - tail))
+        ends = {k: limits(draws, v[1:], v[0], level) for k, v in out.items()}
+        low, high = ({k: float(v[side]) for k, v in ends.items()} for side in (0, 1))
     return Lifetime(goal, float(infer_tokens), **{k: float(v[0]) for k, v in out.items()}, low=low, high=high)
 
 

@@ -17,7 +17,9 @@ from .losses import Loss, huber
 from .problem import Problem, Rows, padded
 from .starts import box, complete, draw
 from .status import Status, condition, diagnose
+from .varpro import chosen, project
 
+METHOD = "BFGS from Gauss-Newton, wide to narrow, then Newton; float64"
 HIT = 1e-6  # a start is at the optimum if its objective is at most this share above the best
 
 
@@ -89,6 +91,14 @@ class Fit:
         w = w * np.sum(w > 0) / np.sum(w)
         return float(np.sqrt(np.sum(w * self.residuals() ** 2) / max(self.df, 1)))
 
+    @functools.cached_property
+    def holdout(self) -> Any:
+        """`Score` of the same fit without the tenth of its runs with most compute, found on first use; None where the
+        rest is too few. What a law says beyond its runs is as good as this, not as its residuals."""
+        from .select import holdout
+
+        return holdout(self)
+
     def report(self) -> str:
         """All that was chosen and found, as text."""
         from .report import report
@@ -126,11 +136,13 @@ def problem_of(law: Law, loss: Loss, fixed: Mapping[str, Any], bounds: Mapping[s
     return Problem(law, loss.program(), tuple(domains.items()), tuple(sorted(fixed)))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _search(problem: Problem, count: int, key, box, rows: Rows, widths):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _search(problem: Problem, count: int, method: str, key, box, rows: Rows, widths):
     """Many starts in one program: (u, start, gradient, decrement, residuals, jacobian, value, values
     [count])."""
-    first = jax.vmap(lambda drawn: complete(problem, drawn, rows))(draw(problem, key, box, count))
+    begin = project if method == "varpro" else complete
+    one = lambda _, drawn: begin(problem, drawn, rows)  # nothing is drawn where the law is linear in all that is free
+    first = jax.vmap(one)(jnp.arange(count), draw(problem, key, box, count))
     us, values, gradients, decrements = jax.vmap(lambda u: problem.solve(u, rows, widths))(first)
     values = jnp.where(jnp.isfinite(values), values, jnp.inf)
     best = jnp.argmin(values)
@@ -172,6 +184,7 @@ def fit(
     loss: Loss | None = None,
     *,
     starts: int = 64,
+    method: str = "auto",
     key: jax.Array | None = None,
     fixed: Mapping[str, float] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
@@ -179,10 +192,11 @@ def fit(
     """The best parameters over many starts.
 
     law: a law or its name ("chinchilla", "bnsl(breaks=2)"). loss: `huber(1e-3)` on log y by default. starts:
-    how many; they are drawn from key (`jax.random.key(0)` by default). fixed: parameter -> value; bounds:
-    parameter -> (low, high); both in natural units. Raises ValueError on data that cannot be fitted: see
-    `data.check`; fewer runs than parameters; an unknown name. A fit that came to nothing does not raise: read
-    `status` and `reason`.
+    how many; they are drawn from key (`jax.random.key(0)` by default). method: "full" descends in all
+    parameters, "varpro" first in those that the law is not linear in (`varpro.py`), "auto" takes it where it is
+    exact. fixed: parameter -> value; bounds: parameter -> (low, high); both in natural units. Raises ValueError
+    on data that cannot be fitted: see `data.check`; fewer runs than parameters; an unknown name. A fit that came
+    to nothing does not raise: read `status` and `reason`.
 
     >>> from jaxlib_ext.scaling import lsq
     >>> N, D = np.meshgrid([1e7, 3e7, 1e8, 3e8], [1e9, 3e9, 1e10, 3e10])
@@ -200,9 +214,9 @@ def fit(
     key = jax.random.key(0) if key is None else key
     z = {k: np.log(data.x[k]) - centre[k] for k in law.inputs}
     rows = Rows(z, data.y, data.weights(), fixed)
-    widths = loss.stages(data.y[rows.w > 0])
+    widths, how = loss.stages(data.y[rows.w > 0]), chosen(method, problem)
     with jax.enable_x64(True):
-        out = _search(problem, starts, key, jnp.asarray(box(problem, z, data.y)), rows.padded(), padded(widths))
+        out = _search(problem, starts, how, key, jnp.asarray(box(problem, z, data.y)), rows.padded(), padded(widths))
         u, first, gradient, decrement, r, j, value, values = (np.asarray(a) for a in out)
         r, j = r[: len(data.y)], j[: len(data.y)]
         theta = {k: float(v) for k, v in natural(problem, jnp.asarray(u), fixed, centre).items()}
@@ -212,7 +226,7 @@ def fit(
     status, reason = diagnose(problem, u[: problem.size], rows, r, j, left)
     settings = dict(
         starts=starts, key=np.asarray(jax.random.key_data(key)).tolist(), widths=list(widths),
-        method="BFGS from Gauss-Newton, wide to narrow, then Newton; float64",
+        method=("variable projection, then " if how == "varpro" else "") + METHOD,
         initialisation="exponents drawn, amplitudes by non-negative least squares", promised=left,
     )  # fmt: skip
     hits = float(np.mean(values <= value + HIT * abs(value) + floor))

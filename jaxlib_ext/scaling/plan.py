@@ -13,7 +13,7 @@ import numpy as np
 from .fit import Fit
 from .law import Law, predict
 from .predict import distance
-from .resample import Draws
+from .resample import Draws, limits
 
 Array = jax.Array
 Flops = Callable[[Array, Array], Array]  # (N, D) -> training FLOPs; increasing in D
@@ -34,7 +34,7 @@ def six_nd(N: Array, D: Array) -> Array:
 class Plan:
     """Compute-optimal N, D, loss and D / N for budgets C, each [c], in the data's units.
 
-    low, high: name -> [c], percentile limits from joint draws, or None without draws. draws: name -> [R, c].
+    low, high: name -> [c], `limits` from joint draws, or None without draws. draws: name -> [R, c].
     open_end [c]: share of draws (of the fit itself without draws) whose best size lies at the edge of the
     search: the law then has no optimum, and the limits say so by reaching 0 or infinity. distance [c]: see
     `Prediction`.
@@ -51,9 +51,20 @@ class Plan:
     open_end: np.ndarray
     distance: np.ndarray
     level: float
-    status: str
+    fit: Fit = dataclasses.field(repr=False)
+
+    @property
+    def status(self) -> str:
+        return self.fit.status.value
+
+    @property
+    def holdout(self) -> Any:
+        """The fit's `holdout`, to be read beside `distance`."""
+        return self.fit.holdout
 
     def __str__(self):
+        from .select import holdout_line
+
         lines = []
         for i, c in enumerate(self.C):
             lines.append(f"C = {c:.4g}, {self.distance[i]:.2f} log ranges outside the runs")
@@ -64,7 +75,8 @@ class Plan:
                 lines.append(f"  {label:6} {getattr(self, name)[i]:12.6g}{ends}")
             if self.open_end[i] > 0:
                 lines.append(f"  no optimum within reach in {self.open_end[i]:.1%} of the draws")
-        note = [] if self.status == "converged" else [f"the fit is not to be trusted: {self.status}"]
+        note = [holdout_line(self.fit)] if np.any(self.distance > 0) else []
+        note += [] if self.status == "converged" else [f"the fit is not to be trusted: {self.status}"]
         return "\n".join([*lines, *([f"{self.level:.0%} limits"] if self.low else []), *note])
 
 
@@ -145,7 +157,7 @@ def optimal(
     """Compute-optimal N and D for budgets C under a law that reads "N" and "D".
 
     C: scalar or [c], in the unit of flops(N, D) at the data's units of N and D. draws: from `bootstrap`;
-    limits are joint percentiles, so N, D and their ratio belong together. others: values of the law's further
+    limits come from joint draws, so N, D and their ratio belong together. others: values of the law's further
     inputs. Raises ValueError where the law lacks N or D, or where a further input has no value.
     """
     others = dict(others or {})
@@ -168,12 +180,12 @@ def optimal(
     low = high = joint = None
     open_end = np.mean(side[min(1, len(side) - 1) :] != 0, 0)
     if draws is not None:
-        joint, tail = {k: v[1:] for k, v in found.items()}, 50 * (1 - level)
-        how = "nearest" if open_end.any() else "linear"  # infinities cannot be interpolated
-        low, high = ({k: np.percentile(v, q, axis=0, method=how) for k, v in joint.items()} for q in (tail, 100 - tail))
+        joint = {k: v[1:] for k, v in found.items()}
+        ends = {k: limits(draws, v, point[k], level, bool(np.all(v >= 0))) for k, v in joint.items()}
+        low, high = ({k: v[side] for k, v in ends.items()} for side in (0, 1))
     far = distance(fit, {"N": point["N"].clip(1e-300, 1e300), "D": point["D"].clip(1e-300, 1e300), **others})
     ends = dict(low=low, high=high, draws=joint, open_end=open_end, distance=far)
-    return Plan(C, **point, **ends, level=level, status=fit.status.value)
+    return Plan(C, **point, **ends, level=level, fit=fit)
 
 
 def closed_form(law: Law, theta: Mapping[str, float], C: float) -> dict[str, float]:

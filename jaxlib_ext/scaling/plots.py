@@ -1,12 +1,14 @@
 """The usual pictures. Each function returns a matplotlib Figure that belongs to no window; matplotlib loads
 on use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from .coordinates import Coordinates
 from .data import Data
+from .design import Design
 from .fit import Fit
 from .isoflop import IsoFlop
 from .plan import optimal
@@ -102,6 +104,56 @@ def valleys(data: Data, found: IsoFlop):
     return figure
 
 
+def rainbow(fits: Sequence[Fit], reach: float = 1e3):
+    """Several laws fitted to the same runs: measured against fitted, and each law's compute-optimal loss up to
+    `reach` times the compute of the runs."""
+    from .report import law_text
+
+    data = fits[0].data
+    C = 6 * data.x["N"] * data.x["D"]
+    budgets = np.geomspace(C.min(), C.max() * reach, 40)
+    figure, axes = _figure(1, 2, width=5.5, height=4.5)
+    for got in fits:
+        used = got.data.weights() > 0
+        axes[0, 0].plot(got.predict()[used], got.data.y[used], ".", ms=4, label=law_text(got.law))
+        axes[0, 1].plot(budgets, optimal(got, budgets).loss, label=law_text(got.law))
+    ends = [data.y.min(), data.y.max()]
+    axes[0, 0].plot(ends, ends, "k", lw=0.8)
+    axes[0, 0].set(xlabel="fitted", ylabel="measured")
+    axes[0, 1].plot(C, data.y, "k.", ms=3)
+    axes[0, 1].axvline(C.max(), color="k", lw=0.8, ls=":")
+    axes[0, 1].set(xscale="log", yscale="log", xlabel="training FLOPs", ylabel="loss")
+    axes[0, 1].legend(fontsize=7)
+    return figure
+
+
+def candidates(found: Design):
+    """Score of every candidate against its cost, with those that were taken numbered in order."""
+    figure, axes = _figure(width=5.5, height=4.5)
+    axis = axes[0, 0]
+    axis.loglog(found.price, np.maximum(found.worth, 1e-300), "k.", ms=4)
+    for order, row in enumerate(found.rows, 1):
+        axis.plot(found.price[row], found.worth[row], "rx", ms=6)
+        axis.annotate(str(order), (found.price[row], found.worth[row]), fontsize=7)
+    axis.set(xlabel="cost", ylabel="score before the first run")
+    return figure
+
+
+def batch_map(fit: Fit, at: dict[str, float], lr: str = "lr", batch: str = "B"):
+    """Loss over learning rate and batch at fixed other inputs, from a `response_surface` fit, with its optimum."""
+    figure, axes = _figure(width=5.5, height=4.5)
+    axis, x = axes[0, 0], fit.data.x
+    rate, size = (np.geomspace(x[k].min(), x[k].max(), 60) for k in (lr, batch))
+    grid = np.meshgrid(rate, size)
+    points = {lr: grid[0].ravel(), batch: grid[1].ravel()} | {k: np.full(3600, float(v)) for k, v in at.items()}
+    lines = axis.contour(rate, size, fit.predict(points).reshape(60, 60), levels=15, linewidths=0.8)
+    axis.clabel(lines, fontsize=7)
+    best = fit.law.optimum(fit.theta, (lr, batch), at)
+    axis.plot(best[lr], best[batch], "r*", ms=12)
+    axis.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="batch")
+    return figure
+
+
 def corner(draws: Draws):
     """Every pair of parameters over the refits."""
     names = list(draws.theta)
@@ -131,4 +183,19 @@ def profiles(curves: Sequence[Profile]):
         axis.plot(p.values[near], p.statistic[near], ".-")
         axis.axhline(p.limit, color="k", lw=0.8, ls="--")
         axis.set(xlabel=p.name, ylabel="statistic")
+    return figure
+
+
+def coordinates(checks: Mapping[str, Coordinates], steps: Sequence[int] = (0, 1, -1)):
+    """Activations against width, one row a check by its title and one column a step."""
+    figure, axes = _figure(len(checks), len(steps))
+    for row, (title, check) in zip(axes, checks.items(), strict=True):
+        for axis, step in zip(row, steps, strict=True):
+            for i, layer in enumerate(check.layers):
+                axis.loglog(check.widths, check.rms[:, step, i], ".-", lw=0.8, label=layer)
+            after = step % check.rms.shape[1]
+            axis.set(xlabel="width", ylabel="root mean square", title=f"{title}, step {after}")
+            axis.set_xticks(check.widths, [str(w) for w in check.widths], minor=False)
+            axis.minorticks_off()
+        row[-1].legend(fontsize=5, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

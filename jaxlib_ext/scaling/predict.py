@@ -10,7 +10,7 @@ import numpy as np
 
 from .fit import Fit
 from .law import predict as law_value
-from .resample import Draws, leverage, rows_of
+from .resample import Draws, leverage, rows_of, widening
 from .student import t_quantile
 
 EMPIRICAL = 30  # degrees of freedom from which a new run's noise is drawn from the residuals, not a normal
@@ -29,14 +29,26 @@ class Prediction:
     distance: np.ndarray
     level: float
     kind: str
-    status: str
+    fit: Fit = dataclasses.field(repr=False)
+
+    @property
+    def status(self) -> str:
+        return self.fit.status.value
+
+    @property
+    def holdout(self) -> Any:
+        """The fit's `holdout`, to be read beside `distance`."""
+        return self.fit.holdout
 
     def __str__(self):
+        from .select import holdout_line
+
         head = f"{'value':>12} {'low':>12} {'high':>12}  outside the runs by"
         rows = zip(self.value, self.low, self.high, self.distance, strict=True)
         body = [f"{v:12.6g} {a:12.6g} {b:12.6g}  {d:.2f} log ranges" for v, a, b, d in rows]
         note = [] if self.status == "converged" else [f"the fit is not to be trusted: {self.status}"]
-        return "\n".join([f"{self.level:.0%} interval, {self.kind}", head, *body, *note])
+        beyond = [holdout_line(self.fit)] if np.any(self.distance > 0) else []
+        return "\n".join([f"{self.level:.0%} interval, {self.kind}", head, *body, *beyond, *note])
 
 
 def distance(fit: Fit, x: Mapping[str, Any]) -> np.ndarray:
@@ -97,7 +109,7 @@ def predict(
     else:
         low, high = _errors(fit, x, value, draws, noise, level, key)
     low, high = (value * np.exp(low), value * np.exp(high)) if log else (value + low, value + high)
-    return Prediction(value, low, high, distance(fit, x), level, kind, fit.status.value)
+    return Prediction(value, low, high, distance(fit, x), level, kind, fit)
 
 
 def _errors(fit, x, value, draws, noise, level, key):
@@ -107,8 +119,6 @@ def _errors(fit, x, value, draws, noise, level, key):
     each = {k: v[:, None] for k, v in draws.theta.items()}
     there = law_value(fit.law, each, {k: v[None] for k, v in x.items()})
     error = np.log(there / value) if log else there - value
-    if draws.kind in ("pairs", "cluster"):  # resampled residuals are too small by what the fit took up
-        error = error * np.sqrt(fit.n / fit.df)
     seed = np.asarray(jax.random.key_data(jax.random.key(2) if key is None else key)).ravel().tolist()
     rng = np.random.default_rng(seed)
     if noise and fit.df >= EMPIRICAL:
@@ -116,6 +126,6 @@ def _errors(fit, x, value, draws, noise, level, key):
         own = rng.choice(r - r.mean(), size=error.shape)
     else:
         own = noise * rng.standard_normal(error.shape)
-    factor = np.sqrt(fit.df / rng.chisquare(fit.df, size=(len(error), 1)))
-    tail = 50 * (1 - level)
-    return np.nanpercentile((error + own) * factor, [tail, 100 - tail], axis=0)
+    # Parameter error and noise share the unknown size of the noise, so one factor serves both.
+    wide, tail = widening(draws, len(error), rng)[:, None], 50 * (1 - level)
+    return np.nanpercentile((error + own) * wide, [tail, 100 - tail], axis=0)

@@ -26,7 +26,8 @@ class Draws:
     fit's centre.
 
     objective [R]. settled [R]: the refit is at a proper minimum. bound: parameter -> how many refits pushed
-    it to 0, infinity or a bound: what the data cannot hold in place.
+    it to 0, infinity or a bound: what the data cannot hold in place. point: the fit's own parameters; runs, df: its
+    runs and degrees of freedom.
     """
 
     theta: dict[str, np.ndarray]
@@ -35,6 +36,9 @@ class Draws:
     settled: np.ndarray
     bound: dict[str, int]
     kind: str
+    point: dict[str, float]
+    runs: int
+    df: int
 
     @property
     def n(self) -> int:
@@ -47,10 +51,50 @@ class Draws:
         """Standard deviation over the refits. Of little use where a parameter is skewed: see `interval`."""
         return {k: float(np.std(v, ddof=1)) for k, v in self.theta.items()}
 
-    def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Percentile interval of each parameter."""
-        tail = 50 * (1 - level)
-        return {k: tuple(np.percentile(v, [tail, 100 - tail]).tolist()) for k, v in self.theta.items()}
+    def interval(self, level: float = 0.95, kind: str = "t") -> dict[str, tuple[float, float]]:
+        """Interval of each parameter: kind as in `limits`."""
+        out = {}
+        for k, v in self.theta.items():
+            log = self.point[k] > 0 and bool(np.all(v > 0))
+            low, high = limits(self, v, self.point[k], level, log, kind)
+            out[k] = float(low), float(high)
+        return out
+
+
+LIMITS = ("t", "percentile")
+
+
+def limits(
+    draws: Draws, values: np.ndarray, point: Any, level: float = 0.95, log: bool = True, kind: str = "t"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of a quantity from its draws [R, ...] about its value at the fit [...]; log: of a positive one.
+
+    "t" (the default everywhere) allows for few runs: the size of the noise is itself an estimate with df degrees
+    of freedom, so each draw's distance from the point is multiplied by its own sqrt(df / chi2_df), and by
+    sqrt(runs / df) where residuals were resampled, since the fit made them too small. "percentile" takes the draws
+    as they are, and covers too rarely with few runs; so do resamples that were given (`refit`).
+    """
+    if kind not in LIMITS:
+        raise ValueError(f"interval kinds are {', '.join(LIMITS)}, not {kind!r}")
+    tail, point = 50 * (1 - level), np.asarray(point, np.float64)
+
+    def ends(v):
+        how = "linear" if np.all(np.isfinite(v)) else "nearest"  # infinities cannot be interpolated
+        return np.nanpercentile(v, [tail, 100 - tail], axis=0, method=how)
+
+    if kind == "percentile" or draws.kind == "given" or draws.df < 1 or not np.all(np.isfinite(point)):
+        low, high = ends(values)
+        return low, high
+    with np.errstate(divide="ignore"):
+        far = np.log(values) - np.log(point) if log else values - point
+        low, high = ends(far * widening(draws, len(values)).reshape(-1, *[1] * point.ndim))
+    return (point * np.exp(low), point * np.exp(high)) if log else (point + low, point + high)
+
+
+def widening(draws: Draws, n: int, seed: Any = 2) -> np.ndarray:
+    """The factor [n] of every draw's error: see `limits`."""
+    factor = np.sqrt(draws.df / np.random.default_rng(seed).chisquare(draws.df, size=n))
+    return factor * (np.sqrt(draws.runs / draws.df) if draws.kind in ("pairs", "cluster") else 1.0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -89,7 +133,7 @@ def refit(fit: Fit, y: Any = None, w: Any = None, kind: str = "given", block: in
     total = np.broadcast_to(rows.w.sum() if w is None else np.sum(w, 1), value.shape)
     objective = fit.loss.report(value, total)
     bound = {k: int(idle[:, i].sum()) for i, k in enumerate(problem.free) if idle[:, i].any()}
-    return Draws(theta, u, objective, settled, bound, kind)
+    return Draws(theta, u, objective, settled, bound, kind, dict(fit.theta), fit.n, fit.df)
 
 
 def rows_of(fit: Fit) -> Rows:

@@ -2,13 +2,14 @@
 runs."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from .data import Data
+from .data import Data, DataWarning
 from .fit import Fit, fit
 from .law import Law
 from .losses import Loss
@@ -72,6 +73,25 @@ def score(law: Law | str, data: Data, split: Split | np.ndarray, loss: Loss | No
     r2 = 1 - float(np.sum((y - value) ** 2)) / spread if spread > 0 else float("nan")
     far = float(np.max(distance(got, x)))
     return Score(law_text(got.law), rmse, r2, float(np.mean(np.abs(value / y - 1))), len(y), far, got.status.value)
+
+
+def holdout(got: Fit) -> Score | None:
+    """The fit's own hold-out, as `Fit.holdout` gives it."""
+    options = dict(starts=got.settings["starts"], fixed=got.fixed, bounds=got.bounds)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)  # said when the fit was made
+            return score(got.law, got.data, by_compute(0.1), got.loss, **options)
+    except ValueError:
+        return None
+
+
+def holdout_line(got: Fit) -> str:
+    """The hold-out beside an extrapolation, in a line."""
+    s = got.holdout
+    if s is None:
+        return "no hold-out: too few runs to leave some out"
+    return f"held out: the {s.n} runs with most compute, {s.distance:.2f} log ranges outside, missed by {s.error:.2%}"
 
 
 def _rmse(got: Fit, y: np.ndarray, value: np.ndarray) -> float:

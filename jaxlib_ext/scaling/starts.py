@@ -39,8 +39,7 @@ def box(problem: Problem, z: dict[str, np.ndarray], y: np.ndarray) -> np.ndarray
 
 def drawn_names(problem: Problem) -> tuple[str, ...]:
     """Free parameters that are not solved for."""
-    linear = _linear(problem)
-    return tuple(k for k in problem.free if k not in linear)
+    return tuple(k for k in problem.free if k not in linear_names(problem))
 
 
 def draw(problem: Problem, key: Array, box: Array, count: int) -> dict[str, Array]:
@@ -52,32 +51,48 @@ def draw(problem: Problem, key: Array, box: Array, count: int) -> dict[str, Arra
     return {k: jnp.exp(value[:, i]) if log[i] else value[:, i] for i, k in enumerate(drawn_names(problem))}
 
 
-def _linear(problem: Problem) -> tuple[str, ...]:
+def linear_names(problem: Problem) -> tuple[str, ...]:
+    """Free parameters that the law is linear in."""
     return tuple(k for k in problem.law.linear if k in problem.free)
+
+
+def linear_basis(problem: Problem, drawn: dict[str, Array], rows: Rows) -> tuple[Array, Array]:
+    """(basis [n, k], target [n]) of the weighted least squares in the linear parameters, at drawn values of the
+    others.
+
+    Residuals count relative to y where the loss does.
+    """
+    y = rows.y
+    p = {**{k: jnp.asarray(v, y.dtype) for k, v in rows.held.items()}, **drawn}
+    none = {**p, **dict.fromkeys(linear_names(problem), jnp.zeros((), y.dtype))}
+    offset = problem.law.predict(none, rows.z)
+    column = lambda k: problem.law.predict({**none, k: jnp.ones((), y.dtype)}, rows.z) - offset
+    columns = jnp.stack([column(k) for k in linear_names(problem)], 1)
+    root = jnp.sqrt(rows.w) / (y if problem.loss.space == "log" else 1.0)
+    return columns * root[:, None], (y - offset) * root
+
+
+def amplitudes(problem: Problem, drawn: dict[str, Array], rows: Rows) -> Array:
+    """Linear parameters [k] by least squares, non-negative ones on the best face of their cone."""
+    basis, target = linear_basis(problem, drawn, rows)
+    domains = dict(problem.domains)
+    size = jnp.sqrt(jnp.sum(basis * basis, 0)) + 1e-300
+    kept = np.array([domains[k] != "real" for k in linear_names(problem)])
+    return _cone(basis / size[None], target, kept) / size
 
 
 def complete(problem: Problem, drawn: dict[str, Array], rows: Rows) -> Array:
     """One start: parameters drawn (scalars) -> coordinates [p], with amplitudes by non-negative least
-    squares.
-
-    Residuals count relative to y where the loss does.
-    """
-    linear, y = _linear(problem), rows.y
-    p = {**{k: jnp.asarray(v, y.dtype) for k, v in rows.held.items()}, **drawn}
+    squares."""
+    linear = linear_names(problem)
+    p = {**{k: jnp.asarray(v, rows.y.dtype) for k, v in rows.held.items()}, **drawn}
     if not linear:
         return problem.coordinates(p)
     domains = dict(problem.domains)
-    none = {**p, **dict.fromkeys(linear, jnp.zeros((), y.dtype))}
-    offset = problem.law.predict(none, rows.z)
-    column = lambda k: problem.law.predict({**none, k: jnp.ones((), y.dtype)}, rows.z) - offset
-    columns = jnp.stack([column(k) for k in linear], 1)
-    root = jnp.sqrt(rows.w) / (y if problem.loss.space == "log" else 1.0)
-    basis, target = columns * root[:, None], (y - offset) * root
-    size = jnp.sqrt(jnp.sum(basis * basis, 0)) + 1e-300
-    kept = np.array([domains[k] != "real" for k in linear])
-    theta = _cone(basis / size[None], target, kept) / size
+    basis, target = linear_basis(problem, drawn, rows)
+    theta = amplitudes(problem, drawn, rows)
     # A zero has no log. Start such an amplitude at a hundredth of what would explain the data alone.
-    least = 0.01 * jnp.sqrt(jnp.sum(target * target)) / size
+    least = 0.01 * jnp.sqrt(jnp.sum(target * target)) / (jnp.sqrt(jnp.sum(basis * basis, 0)) + 1e-300)
     solved = {k: _inside(domains[k], theta[i], least[i]) for i, k in enumerate(linear)}
     return problem.coordinates({**p, **solved})
 

@@ -28,6 +28,8 @@ class RunConfig:
     """Name, or name(option=value, ...)."""
     learning_rate: float | None = None
     """Peak of the schedule; None is the optimizer's own default."""
+    base_width: int | None = None
+    """Trains by muP with the learning rate that was found for the same model at this width."""
     schedule: str = "cosine"
     warmup: float = 0.05
     """Share of the steps."""
@@ -62,6 +64,8 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the steps in [0, 1], not {self.warmup}")
+        if self.base_width is not None and self.base_width < 1:
+            raise ValueError(f"base_width must be at least 1, not {self.base_width}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
         if self.batch % self.accumulate:

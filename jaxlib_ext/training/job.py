@@ -11,7 +11,8 @@ from etils import epath
 from .. import param, sharding
 from ..models.config import build
 from ..models.lm import LM
-from ..optim import default_rate, make_optimizer, make_schedule
+from ..optim import default_rate, innermost, make_optimizer, make_schedule
+from ..scaling import mup
 from . import config, data, losses, storage
 from .config import RunConfig, Saved
 from .step import Step, make_step
@@ -51,16 +52,26 @@ def loss_of(c: RunConfig):
     return functools.partial(losses.next_token, z_loss=c.z_loss, chunk=c.loss_chunk)
 
 
+def scales_of(c: RunConfig, model: LM):
+    """The parameterisation that a config names: muP over the same model at another width, or None."""
+    if c.base_width is None:
+        return None
+    base = build(dataclasses.replace(c.model, width=c.base_width), model.vocab)
+    return mup(model.decl(), base.decl(), innermost(c.optimizer))
+
+
 def step_of(c: RunConfig, model: LM, mesh: jax.sharding.Mesh | None) -> tuple[Step, Callable]:
     """The training step and the schedule inside it."""
     peak = default_rate(c.optimizer) if c.learning_rate is None else c.learning_rate
     schedule = make_schedule(
         c.schedule, peak, c.steps, round(c.warmup * c.steps), batch=c.batch, tokens=c.batch * c.time
     )
-    decl = model.decl()
-    tx = make_optimizer(c.optimizer, schedule, param.decayed(decl), decl=decl)
+    decl, scales = model.decl(), scales_of(c, model)
+    tx = make_optimizer(c.optimizer, schedule, param.decayed(decl), decl=decl, scales=scales)
     zero = tuple(filter(None, c.zero.split(",")))
-    step = make_step(model, tx, loss_of(c), mesh, accumulate=c.accumulate, clip=c.clip, ema=c.ema, zero=zero)
+    step = make_step(
+        model, tx, loss_of(c), mesh, accumulate=c.accumulate, clip=c.clip, ema=c.ema, zero=zero, scales=scales
+    )
     return step, schedule
 
 

@@ -26,9 +26,9 @@ class State:
     key: Array  # data of the run's key, uint32; a step's randomness is that key folded with the step
 
 
-def create(decl: Tree, tx: optax.GradientTransformation, key: Array, ema: bool) -> State:
+def create(decl: Tree, tx: optax.GradientTransformation, key: Array, ema: bool, scales: Tree | None = None) -> State:
     """The state before the first step."""
-    params = param.init(decl, key)
+    params = param.init(decl, key, scales=scales)
     trained, _ = param.split(decl, params)
     return State(
         step=jnp.int32(0), params=params, opt=tx.init(trained),

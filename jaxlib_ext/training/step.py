@@ -50,6 +50,7 @@ class Step:
     clip: float | None = None
     ema: float | None = None
     zero: tuple[str, ...] = ()
+    scales: Tree | None = None
 
     @functools.cached_property
     def decl(self) -> Tree:
@@ -67,7 +68,7 @@ class Step:
     @functools.cached_property
     def abstract(self) -> State:
         """Shapes, dtypes and, with a mesh, shardings of the state; nothing is allocated. Restores resharded."""
-        make = lambda: create(self.decl, self.tx, jax.random.key(0), self.ema is not None)
+        make = lambda: create(self.decl, self.tx, jax.random.key(0), self.ema is not None, self.scales)
         state = jax.eval_shape(make)
         if self.mesh is None:
             return state
@@ -87,7 +88,7 @@ class Step:
 
     def init(self, key: Array) -> State:
         """The state before the first step; every device makes its own shards."""
-        make = lambda key: create(self.decl, self.tx, key, self.ema is not None)
+        make = lambda key: create(self.decl, self.tx, key, self.ema is not None, self.scales)
         with self.on_mesh():
             return jax.jit(make, out_shardings=self.shardings)(key)
 
@@ -182,13 +183,15 @@ def _write(params: Tree, new: Tree) -> Tree:
 
 def make_step(model: Any, tx: optax.GradientTransformation, loss: Callable[..., Loss],
               mesh: jax.sharding.Mesh | None = None, *, rules: Rules = RULES, accumulate: int = 1,
-              clip: float | None = None, ema: float | None = None, zero: tuple[str, ...] = ()) -> Step:  # fmt: skip
+              clip: float | None = None, ema: float | None = None, zero: tuple[str, ...] = (),
+              scales: Tree | None = None) -> Step:  # fmt: skip
     """A training step for a model, an optax transformation and a loss.
 
     model: offers decl(). loss(model, params, batch, key) -> Loss. mesh: None leaves placement to jax. accumulate:
     microbatches a step, summed by a scan, exactly the whole batch's gradient. clip: largest global gradient norm.
     ema: decay of the parameter average, say 0.999. zero: mesh axes that an optimizer of `optim` splits its state over
-    beyond its parameters, say ("data",). Raises before anything is compiled if the mesh does not fit.
+    beyond its parameters, say ("data",). scales: a parameterisation for the initial values; the optimizer takes it by
+    itself. Raises before anything is compiled if the mesh does not fit.
     """
     if accumulate < 1:
         raise ValueError(f"accumulate must be at least 1, not {accumulate}")
@@ -198,7 +201,11 @@ def make_step(model: Any, tx: optax.GradientTransformation, loss: Callable[..., 
         raise ValueError(f"clip must be positive, not {clip}")
     if zero and not isinstance(tx, Optimizer):
         raise ValueError("zero needs an optimizer of jaxlib_ext.optim, which can say where its state lies")
-    step = Step(model, tx, loss, mesh, rules, accumulate, clip, ema, tuple(zero))
+    if scales is not None:
+        for path, scale in param.beside(model.decl(), scales).items():
+            if scale.forward != 1:
+                raise ValueError(f"{path}: the step multiplies no parameter by {scale.forward}; use scaling.absorbed")
+    step = Step(model, tx, loss, mesh, rules, accumulate, clip, ema, tuple(zero), scales)
     extras.check(step.needs, accumulate)
     step.abstract  # noqa: B018  names the parameter that does not divide, now and not at the first batch
     return step

@@ -20,8 +20,13 @@ Array = jax.Array
 
 
 def _kept(table: Array) -> Array:
-    """The same numbers as the result of a product, which XLA keeps: it would compute sines and cosines again in every
-    fusion that reads them, forwards and backwards, a fifth of a small model's step on CPU."""
+    """The same numbers, made once: XLA would compute sines and cosines again in every fusion that reads them, forwards
+    and backwards, a fifth of a small model's step on CPU. There only the result of a product is kept; elsewhere a
+    barrier does, and a product would be a slow one, which takes a TPU's compiler longer than the rest of a layer."""
+    return jax.lax.platform_dependent(table, cpu=_same, default=jax.lax.optimization_barrier)
+
+
+def _same(table: Array) -> Array:
     same = jnp.eye(table.shape[-1], dtype=table.dtype)
     return jax.lax.dot_general(table, same, (((table.ndim - 1,), (0,)), ((), ())), precision=jax.lax.Precision.HIGHEST)
 

@@ -8,6 +8,7 @@ from .gated_deltanet import GatedDeltaNet
 from .gla import Gla
 from .hyper_attention import HyperAttention
 from .lmuformer import LmuFormer
+from .lstm import Lstm
 from .mamba import Mamba
 from .mamba2 import Mamba2
 from .mesa_layer import MesaLayer
@@ -15,7 +16,10 @@ from .mla import Mla
 from .native_sparse_attention import NativeSparseAttention
 from .nope_head_scale import NopeHeadScale
 from .normalized_attention import NormalizedAttention
+from .qrnn import Qrnn
+from .quasi_lstm import QuasiLstm
 from .retention import Retention
+from .rglru import RgLru
 from .rwkv7 import Rwkv7
 from .sigmoid_attention import SigmoidAttention
 from .sparse_transformer import SparseTransformer
@@ -29,6 +33,7 @@ TOKEN_MIXERS = {
     "gla": Gla,
     "hyper_attention": HyperAttention,
     "lmuformer": LmuFormer,
+    "lstm": Lstm,
     "mamba": Mamba,
     "mamba2": Mamba2,
     "mesa_layer": MesaLayer,
@@ -36,7 +41,10 @@ TOKEN_MIXERS = {
     "native_sparse_attention": NativeSparseAttention,
     "nope_head_scale": NopeHeadScale,
     "normalized_attention": NormalizedAttention,
+    "qrnn": Qrnn,
+    "quasi_lstm": QuasiLstm,
     "retention": Retention,
+    "rglru": RgLru,
     "rwkv7": Rwkv7,
     "sigmoid_attention": SigmoidAttention,
     "sparse_transformer": SparseTransformer,
@@ -52,6 +60,7 @@ __all__ = [
     "Gla",
     "HyperAttention",
     "LmuFormer",
+    "Lstm",
     "Mamba",
     "Mamba2",
     "MesaLayer",
@@ -59,7 +68,10 @@ __all__ = [
     "NativeSparseAttention",
     "NopeHeadScale",
     "NormalizedAttention",
+    "Qrnn",
+    "QuasiLstm",
     "Retention",
+    "RgLru",
     "Rwkv7",
     "SigmoidAttention",
     "SparseTransformer",

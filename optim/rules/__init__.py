@@ -13,6 +13,7 @@ from .add_gradient_noise import AddGradientNoise
 from .ademamix import Ademamix
 from .adopt import Adopt
 from .agvm import Agvm
+from .averaged import Averaged
 from .cautious import Cautious
 from .centralised import Centralised
 from .coupled import Coupled
@@ -52,6 +53,7 @@ RULES = {
     "ademamix": Ademamix,
     "adopt": Adopt,
     "agvm": Agvm,
+    "averaged": Averaged,
     "cautious": Cautious,
     "centralised": Centralised,
     "coupled": Coupled,
@@ -93,6 +95,7 @@ __all__ = [
     "Ademamix",
     "Adopt",
     "Agvm",
+    "Averaged",
     "Cautious",
     "Centralised",
     "Coupled",

@@ -35,7 +35,14 @@ class Adam(Rule):
         return dict(m=Slot(), v=Slot(signed=False))
 
     def update(self, g, slots, p, h):
-        m = h.b1 * slots["m"] + (1 - h.b1) * g
-        v = h.b2 * slots["v"] + (1 - h.b2) * g**2
-        u = m / h.unbias("b1") / (jnp.sqrt(v / h.unbias("b2")) + h.eps)
-        return -h.learning_rate * u, dict(m=m, v=v)
+        m = h.b1 * slots["m"] + h.rest("b1") * g
+        v = h.b2 * slots["v"] + h.rest("b2") * g**2
+        return step(m, v, h), dict(m=m, v=v)
+
+
+def step(m, v, h):
+    """-learning_rate m^ / (sqrt(v^) + eps), with one division an entry: the corrections are numbers, not arrays."""
+    root = h.once("adam root", lambda: jnp.sqrt(h.unbias("b2")))
+    eps = h.once("adam eps", lambda: h.eps * root)
+    share = h.once("adam share", lambda: -root / h.unbias("b1"))
+    return h.learning_rate * share * m / (jnp.sqrt(v) + eps)

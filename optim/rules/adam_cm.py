@@ -16,6 +16,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from ..rule import Rule, Slot, Traced
+from .adam import step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,11 +63,10 @@ class AdamCm(Rule):
         held = jnp.minimum(h.t - 1, self.capacity)
         a = m + jnp.sum(buffer, 0) / jnp.maximum(held, 1)
         v = h.b2 * slots["v"] + (1 - h.b2) * a**2
-        u = a / h.unbias("b1") / (jnp.sqrt(v / h.unbias("b2")) + h.eps)
         norm = jnp.broadcast_to(h.norms, h.leaf.scalar) if self.synced else h.leaf.norm(g)
         place = jnp.arange(self.capacity).reshape(-1, *(1 for _ in g.shape))
         least = place == jnp.argmin(priority, 0, keepdims=True)
         enters = jnp.where(h.t <= self.capacity, place == h.t - 1, least & (norm[None] > priority))
         buffer = jnp.where(enters, jnp.where(first, g, m)[None], buffer)
         priority = h.decay * jnp.where(enters, norm[None], priority)
-        return -h.learning_rate * u, dict(m=m, v=v, buffer=buffer, priority=priority)
+        return step(a, v, h), dict(m=m, v=v, buffer=buffer, priority=priority)

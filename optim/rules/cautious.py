@@ -21,6 +21,8 @@ from ..wrapped import Wrapped
 class Cautious(Wrapped):
     """Keeps what of the inner rule's update agrees in sign with the descent direction, rescaled to the same mean.
 
+    floor: smallest share of agreeing entries that the rescaling goes by.
+
     >>> from jaxlib_ext import optim
     >>> tx = optim.cautious(1e-3, inner="lion")
     """

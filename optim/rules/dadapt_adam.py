@@ -26,6 +26,7 @@ from ._distance import began, paced, ratio
 class DadaptAdam(Rule):
     """learning_rate: a factor of the step that it finds, 1 or a schedule. d0: first estimate of the distance from the
     start to the solution, small. growth: largest factor of d in one update; 1.02 warms up slowly. b1, b2, eps: Adam's.
+    bias_correction: of the moments, by the factor of e.
 
     >>> from jaxlib_ext import optim
     >>> tx = optim.dadapt_adam(1.0, weight_decay=0.1)

@@ -6,8 +6,8 @@
 
 source: Defazio and Mishchenko 2023, arXiv 2301.07733, as in the authors' package
 state: 8 bytes a parameter, and 2 numbers
-defaults: d0 = 1e-6, b1 = 0.9, b2 = 0.99, learning_rate = 1 (a factor of what it finds) (package); on a
-    small language model the estimate ran away at 1 and settled at 0.3
+defaults: d0 = 1e-6, b1 = 0.9, b2 = 0.99, learning_rate = 1 (a factor of what it finds) (package, which calls the method
+    experimental and says to leave it at 1 "unless you encounter instability")
 departs: a leaf's learning-rate factor scales its step and is no part of the estimate
 catalogue: d_adaptation
 """
@@ -22,8 +22,10 @@ from ._distance import began, ratio
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DadaptLion(Rule):
-    """learning_rate: a factor of the step that it finds, 1 or a schedule. d0: first estimate of the distance from the
-    start to the solution, small. b1: interpolation of the update; b2: of the momentum and of the estimate.
+    """learning_rate: a factor of the step that it finds, 1 or a schedule. At 1 the estimate d may run away: on a small
+    language model it did, as the package's does, and settled at 0.3; state.shared["d"] shows it. d0: first estimate of
+    the distance from the start to the solution, small. b1: interpolation of the update; b2: of the momentum and of the
+    estimate.
 
     >>> from jaxlib_ext import optim
     >>> tx = optim.dadapt_lion(1.0, weight_decay=0.1)

@@ -6,7 +6,7 @@
 source: Ivgi et al. 2023, arXiv 2302.12022
 state: 4 bytes a parameter, and 2 numbers
 defaults: relative = 1e-6 (1e-4 with batch norm), eps = 1e-8, learning_rate = 1 (paper)
-departs: none; the paper evaluates an average of the points, which is not kept here
+departs: none; the paper evaluates an average of the points: averaged(inner="dog")
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class Dog(Rule):
     the gradient, times p.
 
     >>> from jaxlib_ext import optim
-    >>> tx = optim.dog(1.0)
+    >>> tx = optim.dog(1.0), optim.averaged(1.0, inner="dog")
     """
 
     default_rate = 1.0

@@ -5,7 +5,7 @@
 source: Khaled et al. 2023, arXiv 2305.16284
 state: 4 bytes a parameter, and 2 numbers
 defaults: square = 1e-4, eps = 1e-4, learning_rate = 1 (authors' code, as in optax)
-departs: none
+departs: none; the paper's bounds are for an average of the points: averaged(inner="dowg")
 """
 
 import dataclasses

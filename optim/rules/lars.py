@@ -23,7 +23,8 @@ from ..rule import Rule, Slot, Traced
 class Lars(Rule):
     """Momentum with learning_rate trust_coefficient |p| / (|g| + weight_decay |p|) as each leaf's own rate.
 
-    momentum: decay of the sum of steps. vectors: False for plain steps, the ratio 1, where a leaf is no matrix.
+    momentum: decay of the sum of steps. nesterov: look one step of momentum ahead. vectors: False for plain steps, the
+    ratio 1, where a leaf is no matrix.
 
     >>> from jaxlib_ext import optim
     >>> tx = optim.lars(1.0, vectors=False)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from ..guard import norm
 from ._distance import TINY
-from .adam import Adam
+from .adam import Adam, step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,5 +58,4 @@ class MtAdamw(Adam):
         more = 1 / self._of(self.shares, h)
         m = h.b1 * slots["m"] + (1 - h.b1) * more * g
         v = h.b2 * slots["v"] + (1 - h.b2) * more * g**2
-        u = m / h.unbias("b1") / (jnp.sqrt(v / h.unbias("b2")) + h.eps)
-        return -h.learning_rate * u, dict(m=m, v=v)
+        return step(m, v, h), dict(m=m, v=v)

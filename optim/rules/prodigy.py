@@ -29,6 +29,7 @@ class Prodigy(Rule):
     tune the method. d0: first estimate, small. growth: largest factor of d in one update. b1, b2, eps: Adam's. b3:
     memory of the estimate, None for sqrt(b2). slice_p: estimate from one entry in so many; 11 saves nearly half the
     state. safeguard_warmup: keep the rate out of the estimate's divisor, for long warm-ups.
+    bias_correction: of the moments, by the factor of e.
 
     >>> from jaxlib_ext import optim
     >>> tx = optim.prodigy(1.0, slice_p=11, weight_decay=0.01)

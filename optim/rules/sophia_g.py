@@ -28,6 +28,7 @@ class SophiaG(Rule):
     between them it may be anything, or None. b1, b2: decay of the momentum and of the estimate. rho: share of the
     clipping. batch: tokens that the mean in sampled_grads is over.
 
+    >>> import jax.numpy as jnp
     >>> from jaxlib_ext import optim
     >>> tx = optim.sophia_g(1e-3, batch=480 * 1024)
     >>> params = {"w": jnp.ones(2)}

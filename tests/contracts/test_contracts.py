@@ -32,10 +32,14 @@ VARIANTS = {
     ("token mixer", "mamba"): [dict(n=4, time=36)],
     ("token mixer", "hyper_attention"): [dict(heads=2, least=7, block=64, time=36)],  # one that has nothing to estimate
     ("token mixer", "lmuformer"): [dict(order=6, theta=10.0, signals=3, time=72)],
+    ("token mixer", "lstm"): [dict(inner=12, gate_recurrence=True, time=36)],
     ("token mixer", "mla"): [dict(heads=2, q_rank=5, time=36)],
     ("token mixer", "native_sparse_attention"): [],  # several times as much to compile
     ("token mixer", "nope_head_scale"): [dict(heads=2, start=1.3, time=36)],
     ("token mixer", "normalized_attention"): [dict(heads=4, kv_heads=2, time=36)],
+    ("token mixer", "qrnn"): [dict(time=36)],
+    ("token mixer", "quasi_lstm"): [dict(inner=12, time=36)],
+    ("token mixer", "rglru"): [dict(heads=2, time=36)],
     ("token mixer", "sigmoid_attention"): [dict(heads=4, kv_heads=2, time=36)],
     ("token mixer", "sparse_transformer"): [dict(heads=4, stride=4, time=36)],
     ("channel mixer", "glu"): [dict(), dict(act="gelu", ff=20), dict(act="sigmoid")],
@@ -74,12 +78,15 @@ SLOW = {
         dict(conv=7, n=2, time=150),
     ],
     ("token mixer", "lmuformer"): [dict(hidden=10, signals=4)],
+    ("token mixer", "lstm"): [dict(coupled=True, output_tanh=False, time=36)],
     ("token mixer", "mla"): [dict(heads=3, head_dim=6, rank=7, rope_dim=2, scale=0.3)],
     ("token mixer", "native_sparse_attention"): [
         dict(heads=4, kv_heads=2, block=4, stride=2, select=4, top=2, window=5, time=36),
     ],
     ("token mixer", "nope_head_scale"): [dict(heads=4, kv_heads=2, window=9)],
     ("token mixer", "normalized_attention"): [dict(heads=2, causal=False)],
+    ("token mixer", "qrnn"): [dict(window=4, pool="ifo", time=36), dict(window=1, pool="f", time=36)],
+    ("token mixer", "rglru"): [dict(inner=24, heads=3, conv=2, c=2.0)],  # more than a chunk of its scan
     ("token mixer", "sigmoid_attention"): [dict(heads=2, length=50, window=20)],
     ("token mixer", "sparse_transformer"): [
         dict(stride=16),  # with 128 no token of the check sees two that far apart: gradients of queries are rounding

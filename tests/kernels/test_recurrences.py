@@ -2,13 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxlib_ext.contracts import from_starts
+from jaxlib_ext.kernels.decay import grow
 from jaxlib_ext.kernels.gla import gla
+from jaxlib_ext.kernels.linear_scan import linear_scan
+from jaxlib_ext.kernels.linear_scan import xla as linear_xla
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.selective_scan import xla as scan_xla
-from jaxlib_ext.kernels.short_conv import short_conv, short_conv_step
+from jaxlib_ext.kernels.short_conv import short_conv, short_conv_step, windows, windows_step
 from jaxlib_ext.testing.verdict import apart
 
 B, H, K, V = 2, 2, 8, 4
@@ -39,6 +43,13 @@ def same(fast, plain, *inputs):
 def gla_step(s, q, k, v, g):
     s = s * jnp.exp(g)[..., None] + k[..., None] * v[..., None, :]
     return s, jnp.einsum("bhk,bhkv->bhv", q, s)
+
+
+def test_grow_is_expm1_to_the_last_digits_at_every_size():
+    x = np.concatenate([-np.logspace(-30, np.log10(86), 20_001), [0.0]]).astype(np.float32)
+    true = np.expm1(x.astype(np.float64))
+    assert np.max(np.abs(np.asarray(jax.jit(grow)(x)) - true) / np.maximum(-true, 1e-38)) < 2e-7
+    assert grow(jnp.float32(-1e4)) == grow(jnp.float32(-jnp.inf)) == -1.0
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.02, 1.0, 30.0])
@@ -85,6 +96,41 @@ def test_selective_scan_is_its_recurrence_across_chunks(rule, monkeypatch):
     assert same(fast, plain, x, dt, a, b, cc, h)
 
 
+@pytest.mark.parametrize(("time", "shape"), [(1, (3,)), (15, (3,)), (48, (2, 3)), (50, (3,))])
+def test_linear_scan_is_its_recurrence_across_chunks(time, shape, monkeypatch):
+    monkeypatch.setattr(linear_xla, "CHUNK", 16)
+    keys = iter(jax.random.split(jax.random.key(4), 5))
+    a, x = (jax.random.normal(next(keys), (B, time, *shape)) for _ in "ax")
+    a, h = jnp.tanh(a), jax.random.normal(next(keys), (B, *shape))
+    start = jax.random.bernoulli(next(keys), 0.1, (B, time)).at[0, min(16, time - 1)].set(True)
+
+    def step(h, a, x):
+        h = a * h + x
+        return h, h
+
+    plain = lambda a, x, h: loop(step, h, (a, x), start)
+    assert same(lambda a, x, h: linear_scan(a, x, h, start), plain, a, x, h)
+
+
+def test_linear_scan_of_ones_is_a_sum_and_a_start_cuts_it():
+    x = jax.random.normal(jax.random.key(5), (1, 9, 2))
+    start = jnp.zeros((1, 9), bool).at[0, 4].set(True)
+    run = lambda a: linear_scan(a, x, jnp.zeros((1, 2)), start)
+    y, last = run(jnp.ones_like(x))
+    assert apart(y, jnp.concatenate([jnp.cumsum(x[:, :4], 1), jnp.cumsum(x[:, 4:], 1)], 1)) < 1e-6
+    assert apart(last, y[:, -1]) == 0
+    slope = jax.grad(lambda a: jnp.sum(run(a)[0]))(jnp.ones_like(x))
+    assert float(jnp.max(jnp.abs(slope[:, 4]))) == 0
+
+
+def test_linear_scan_in_half_precision_is_kept_in_float32():
+    a, x = jnp.full((1, 300, 1), 0.99, jnp.bfloat16), jnp.ones((1, 300, 1), jnp.bfloat16)
+    y, last = linear_scan(a, x, jnp.zeros((1, 1)), jnp.zeros((1, 300), bool))
+    kept = float(a[0, 0, 0])
+    assert y.dtype == last.dtype == jnp.float32
+    assert apart(last[0, 0], jnp.float32((1 - kept**300) / (1 - kept))) < 1e-5
+
+
 def test_one_channel_of_the_selective_scan_is_a_gated_average():
     """Gu and Dao 2023, theorem 1: N = 1, A = -1, B = 1 gives h_t = (1 - g) h_{t-1} + g x with g = sigmoid(z)."""
     z, x, h = jax.random.normal(jax.random.key(0), (3, 5, 1))
@@ -121,3 +167,19 @@ def test_short_conv_is_its_step_and_stops_at_documents():
         rows.append(row)
     assert apart(y, jnp.stack(rows, 1)) < 1e-6 and apart(last, state) == 0
     assert apart(y[0, 5], x[0, 5] * taps[:, -1]) < 1e-6
+
+
+@pytest.mark.parametrize("w", [1, 3])
+def test_windows_are_their_steps_and_stop_at_documents(w):
+    time, c = 12, 3
+    keys = iter(jax.random.split(jax.random.key(3), 2))
+    x, held = jax.random.normal(next(keys), (B, time, c)), jax.random.normal(next(keys), (B, w - 1, c))
+    seq = from_starts(jnp.zeros((B, time), bool).at[0, 5].set(True))
+    y, last = windows(x, held, seq)
+    state, rows = held, []
+    for t in range(time):
+        row, state = windows_step(x[:, t], state, seq.at(t))
+        rows.append(row)
+    assert y.shape == (B, time, w, c)
+    assert apart(y, jnp.stack(rows, 1)) == 0 and apart(last, state) == 0
+    assert apart(y[0, 5, -1], x[0, 5]) == 0 and float(jnp.sum(jnp.abs(y[0, 5, :-1]))) == 0

@@ -1,4 +1,4 @@
-"""Mixers against others' code: outputs and gradients that golden/recurrent.py took from it on tiny random weights."""
+"""Mixers against others' code: outputs and gradients that golden/*.py took from it on tiny random weights."""
 
 import pathlib
 
@@ -9,7 +9,8 @@ import pytest
 
 from jaxlib_ext import param
 from jaxlib_ext.contracts import whole
-from jaxlib_ext.models.token_mixers import GatedDeltaNet, Mamba, Mamba2, Rwkv7
+from jaxlib_ext.models.positions import Rope
+from jaxlib_ext.models.token_mixers import GatedDeltaNet, Lstm, Mamba, Mamba2, Retention, RgLru, Rwkv7
 from jaxlib_ext.testing.verdict import apart
 
 FOLDER = pathlib.Path(__file__).parent.parent / "golden"
@@ -18,6 +19,9 @@ RANKS = dict(decay_rank=5, rate_rank=6, value_rank=3, gate_rank=7)
 MIXERS = {
     "mamba": Mamba(WIDTH, n=5, rank=3, input_rule="euler"),
     "mamba2": Mamba2(WIDTH, head_dim=6, n=5, groups=2),
+    "rglru": RgLru(WIDTH, heads=3),
+    "lstm": Lstm(WIDTH, inner=7, peepholes=False),
+    "retention": Retention(WIDTH, heads=3, position=Rope(base=1e8), eps=1e-12),  # torchscale's two angles a head
     "gated_deltanet": GatedDeltaNet(WIDTH, heads=3, key=4, value=6, eps=1e-6),
 }
 
@@ -41,7 +45,7 @@ def runs(mixer, params, x, seq):
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_outputs_and_gradients_are_those_of_transformers(name):
+def test_outputs_and_gradients_are_those_of_others(name):
     mixer, (params, rows) = MIXERS[name], read(name)
     assert {k: v.shape for k, v in params.items()} == {k: p.shape for k, p in mixer.decl().items()}
     seq = whole(*rows["x"].shape[:2])

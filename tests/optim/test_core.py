@@ -197,6 +197,18 @@ def test_groups():
     assert tuple(specs["matrices"].slots["m"]["w"]) == (None, "tensor")
 
 
+def test_options_of_groups_may_be_for_some_of_them():
+    """A mask that lets no leaf of one group decay, a format of a slot and a pattern of copies that one group has."""
+    groups = {"matrices": optim.Group(optim.rules.Adam(), kinds=("matrix",)), "rest": optim.Group(optim.rules.Lion())}
+    mask, params = dict(w=True, b=False), dict(tree(), w=tree()["w"][None])
+    tx = optim.grouped(groups, 0.1, decay_mask=mask, formats=dict(v="bf16"), copies=dict(w=1))
+    state = tx.init(params)
+    assert state["matrices"].slots["v"]["w"].dtype == jnp.bfloat16
+    delta, _ = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    assert not np.any(delta["b"]) and np.any(delta["w"])
+    assert "1 matrix: decayed\n1 vector: not decayed" in optim.report(tx, params)
+
+
 def test_specs_with_zero():
     tx = optim.adam(1e-3, formats=dict(v="fp8:128"))
     specs = tx.specs(tree(), dict(b=P(), w=P("fsdp", None)), dict(data=2, fsdp=2, tensor=2), zero=("data",))
@@ -276,6 +288,20 @@ BAD = {
         lambda: optim.grouped({"a": GROUP(ADAM, kinds=("matrix",))}, 1e-3),
         "b: no group takes this parameter",
     ),
+    "mask for nothing in any group": (
+        lambda: optim.grouped({"a": GROUP(ADAM)}, 1e-3, decay_mask=dict(w=False, b=False)),
+        "decay_mask: True for none of 2 parameters",
+    ),
+    "format of no group": (
+        lambda: optim.grouped({"a": GROUP(ADAM)}, 1e-3, formats=dict(q="bf16")),
+        "formats: no group has a slot 'q'; there are all, m, v",
+    ),
+    "mask with a leaf too many": (
+        lambda: optim.adamw(1e-3, decay_mask=dict(w=True, b=False, x=True)),
+        "x: decay_mask has an entry for a parameter that is not there",
+    ),
+    "negative decay": (lambda: optim.adamw(1e-3, weight_decay=-0.1), "weight_decay must be finite and not negative"),
+    "unknown format of a slot": (lambda: optim.adam(1e-3, formats=dict(m="int4:32")), "unknown slot format 'int4:32'"),
     "bad b1": (lambda: optim.adam(1e-3, b1=1.0), "b1 must be in [0, 1)"),
     "copies for nothing": (lambda: optim.adam(1e-3, copies=dict(layers=1)), "'layers' matches no parameter"),
     "scales without a leaf": (lambda: optim.adam(1e-3, scales=dict(w=1.0)), "b: scales has no entry"),
@@ -291,6 +317,22 @@ def test_bad_input_is_one_line_that_names_it(name):
     with pytest.raises(ValueError) as error:
         make().init(tree())
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+NEEDS = {
+    "value_fn": (optim.sam(1e-3), optim.mars(1e-3, exact=True)),
+    "sampled_grads": (optim.sophia_g(1e-3),),
+    "microbatch_grads": (optim.agvm(1e-3),),
+    "task": (optim.mt_adamw(1e-3, shares=(0.5, 0.5)),),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_missing_extra_argument_is_named(name):
+    for tx in NEEDS[name]:
+        assert tx.needs == (name,)
+        with pytest.raises(ValueError, match=rf"^\w+: update needs the extra argument {name}=\.\.\.$"):
+            tx.update(tree(), tx.init(tree()), tree())
 
 
 def test_gradients_that_do_not_fit_are_named():

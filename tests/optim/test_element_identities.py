@@ -58,6 +58,10 @@ SAME = {
     ),
     "lion_k of a narrow huber is lion": (optim.lion_k(ETA, K="huber", width=1e-13), optim.lion(ETA)),
     "lion_k of a narrow log_cosh is lion": (optim.lion_k(ETA, K="log_cosh", width=1e-13), optim.lion(ETA)),
+    "lion_k of lp at power 2 is that of l2": (
+        optim.lion_k(ETA, K="lp", power=2.0),
+        optim.lion_k(ETA, K="l2"),
+    ),
     "lion_k of the identity is momentum": (
         optim.lion_k(ETA, K="identity", b1=0.9, b2=0.9, weight_decay=0.0),
         optim.sgd(ETA * 0.1, momentum=0.9),
@@ -135,6 +139,7 @@ BY_SIDES = {
     "adafactor": dict(min_dim_size_to_factor=1),
     "adamp": dict(delta=3.0),
     "lion_k": dict(K="rows"),
+    "lion_k of nuclear": dict(K="nuclear"),
     "centralised": dict(inner="sgd"),
 }
 
@@ -142,7 +147,7 @@ BY_SIDES = {
 @pytest.mark.parametrize("name", BY_SIDES)
 def test_a_projection_to_heads_is_one_matrix(name):
     """(embed, heads, head_dim) moves as the same numbers in (embed, heads * head_dim) do."""
-    make, g, p = optim.OPTIMIZERS[name], draw(6, 2, 4), draw(6, 2, 4, seed=1)
+    make, g, p = optim.OPTIMIZERS[name.split()[0]], draw(6, 2, 4), draw(6, 2, 4, seed=1)
     heads = ones_step(make(ETA, decl=declared(), **BY_SIDES[name]), g, p)
     flat = ones_step(make(ETA, **BY_SIDES[name]), g.reshape(6, 8), p.reshape(6, 8))
     assert np.allclose(heads.reshape(6, 8), flat, atol=1e-6)
@@ -177,7 +182,15 @@ LINEAR = {  # K -> where a constant gradient a and weight decay 0.5 lead: minus 
     "huber": lambda a: np.clip(a, -1, 1),
     "log_cosh": np.tanh,
     "identity": lambda a: a,
+    "threshold": lambda a: np.where(np.abs(a) > 1, np.sign(a), 0.0),
+    "lp": lambda a: np.sign(a) * np.abs(a) ** 0.5 / np.sum(np.abs(a) ** 1.5) ** (1 / 3),
+    "nuclear": lambda a: polar(np.asarray(a)),
 }
+
+
+def polar(a):
+    u, _, v = np.linalg.svd(a, full_matrices=False)
+    return u @ v
 
 
 @pytest.mark.parametrize("name", LINEAR)
@@ -186,6 +199,15 @@ def test_lion_k_solves_its_constrained_problem(name):
     tx = optim.lion_k(0.1, K=name, b2=0.95, weight_decay=0.5)
     end = walk(tx, dict(w=draw(4, 8, seed=1)), lambda q, t: dict(w=a), 400)["w"][-1]
     assert np.allclose(end, -LINEAR[name](np.asarray(a)) / 0.5, atol=1e-4)
+
+
+def test_lion_k_of_nuclear_takes_each_layer_apart_and_zeros_as_they_are():
+    """All singular values of a step are the rate, of tall and wide matrices alike; small ones too."""
+    g = draw(3, 6, 4) * jnp.array([0.0, 1e-3, 1.0]).reshape(3, 1, 1)
+    tx = optim.lion_k(ETA, K="nuclear", weight_decay=0.0, copies=dict(w=1))
+    for each in (g, jnp.swapaxes(g, 1, 2)):
+        values = np.linalg.svd(np.asarray(ones_step(tx, each, jnp.zeros_like(each))), compute_uv=False)
+        assert np.allclose(values, ETA * np.array([[0], [1], [1]]), rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["lars", "lamb"])
@@ -290,6 +312,7 @@ BAD = {
     "LionK: K must be one of l1": lambda: optim.lion_k(ETA, K="l3"),
     "LionK: b2 must be above 0": lambda: optim.lion_k(ETA, b2=0.0),
     "LionK: width must be above 0": lambda: optim.lion_k(ETA, width=0.0),
+    "LionK: power must be above 1": lambda: optim.lion_k(ETA, power=1.0),
     "Ademamix: b1 must be above 0": lambda: optim.ademamix(ETA, b1=0.0),
     "Adan: b3 must be in": lambda: optim.adan(ETA, b3=1.0),
     "AdamCm: capacity must be at least 1": lambda: optim.adam_cm(ETA, capacity=0),

@@ -6,7 +6,9 @@ Goldens of our own: written in numpy from the equations, with loops and lists wh
 import pathlib
 import sys
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxlib_ext import optim
@@ -92,6 +94,12 @@ def lion_k(gradient):
     return each(leaf)
 
 
+def orthogonal(c):
+    """U V' of c = U S V', the gradient of the sum of singular values."""
+    u, _, v = np.linalg.svd(c, full_matrices=False)
+    return u @ v
+
+
 EVENTS = {"enters": 0, "stays out": 0}
 
 
@@ -125,6 +133,32 @@ def adam_cm(synced, capacity=3, b1=0.9, b2=0.99, decay=0.95):
         return out
 
     return step
+
+
+def mars_exact(gamma=0.3):
+    """MARS-AdamW with the gradient taken twice on the batch of step t: at this point and at the one before."""
+
+    def leaf(p, g, t, memory):
+        (old,) = optim_problem.gradient({"": memory.get("past", p)}, t - 1).values()
+        memory["past"] = p
+        c = g + gamma * 0.95 / 0.05 * (g - old)
+        return p * (1 - ETA * WD) - ETA * adam(p, c / max(1.0, np.linalg.norm(c)), t, memory, b1=0.95)
+
+    return each(leaf)
+
+
+def loss_of_step(t):
+    """The loss whose gradient is `optim_problem.gradient` at step t."""
+
+    def value(params):
+        total = 0.0
+        for p in params.values():
+            i = jnp.arange(p.size, dtype=p.dtype).reshape(p.shape)
+            curve = 0.2 + 2.8 * (0.5 + 0.5 * jnp.sin(1.7 * i + 0.3))
+            total += jnp.sum(curve * (p - jnp.cos(0.9 * i)) ** 2 / 2 + 0.4 * jnp.sin(1.3 * t + 0.7 * i) * p)
+        return total
+
+    return value
 
 
 def adam(p, g, t, memory, b1=0.9, b2=0.99):
@@ -166,6 +200,9 @@ KS = {
     "huber": lambda c: np.where(np.abs(c) < 0.2, c / 0.2, np.sign(c)),
     "log_cosh": lambda c: np.tanh(c / 0.2),
     "identity": lambda c: c,
+    "threshold": lambda c: np.where(np.abs(c) > 0.2, np.sign(c), 0.0),
+    "lp": lambda c: np.sign(c) * np.abs(c) ** 0.5 / np.sum(np.abs(c) ** 1.5) ** (1 / 3),
+    "nuclear": lambda c: orthogonal(c) if c.ndim == 2 else c / np.linalg.norm(c),
 }
 CASES = {
     "sophia_g": (optim.sophia_g(ETA, batch=3000.0, every=3), sophia_g),
@@ -198,6 +235,19 @@ def test_trajectory_of_the_equations(name):
     wanted = optim_problem.run(theirs())
     for k in ("w", "b"):
         assert np.max(np.abs(found[k] - wanted[k])) < 1e-12, k
+
+
+def test_exact_mars_takes_the_gradient_before_on_this_batch():
+    """And is not the approximate form, which has the gradient of the batch before."""
+    options = dict(inner="adamw(b1=0.95, b2=0.99)", gamma=0.3, weight_decay=WD)
+    tx = optim.mars(ETA, exact=True, **options)
+    update = lambda g, s, p=None, *, t: tx.update(g, s, p, value_fn=loss_of_step(t))
+    exact = optax.GradientTransformationExtraArgs(tx.init, update)
+    found, wanted = trajectory(exact, lambda t: dict(t=float(t))), optim_problem.run(mars_exact())
+    other = trajectory(optim.mars(ETA, **options))
+    for k in ("w", "b"):
+        assert np.max(np.abs(found[k] - wanted[k])) < 1e-12, k
+        assert np.max(np.abs(found[k] - other[k])) > 1e-2, k
 
 
 def test_the_cases_take_every_branch():

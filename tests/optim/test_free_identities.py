@@ -182,6 +182,28 @@ def test_schedule_free_evaluates_at_the_weighted_mean_of_z(power):
         assert apart(mean, jax.device_get(params)) > 1e-3
 
 
+@pytest.mark.parametrize("gamma", [0.0, 3.0])
+def test_averaged_trains_the_inner_rule_and_evaluates_at_the_average(gamma):
+    """The plain mean at 0; else point i, from 1, counts for i (i + 1) ... (i + gamma - 1)."""
+    tx, inner = optim.averaged(1.0, inner="dog(relative=0.1)", gamma=gamma), optim.dog(1.0, relative=0.1)
+    with jax.enable_x64(True):
+        params = jax.tree.map(jnp.asarray, optim_problem.start())
+        state, update, points = tx.init(params), jax.jit(tx.update), []
+        assert apart(jax.device_get(tx.eval_params(state, params)), params) == 0
+        for t in range(6):
+            delta, state = update(optim_problem.gradient(jax.device_get(params), t), state, params)
+            params = optax.apply_updates(params, delta)
+            points.append(jax.device_get(params))
+        weights = [np.prod([i + j for j in range(int(gamma))]) for i in range(1, 7)]
+        mean = jax.tree.map(lambda *p: np.average(np.stack(p), axis=0, weights=weights), *points)
+        assert apart(jax.device_get(tx.eval_params(state, params)), mean) < 1e-12
+        assert apart(mean, points[-1]) > 1e-3
+    plain = trajectory(inner)
+    assert max(np.max(np.abs(plain[k][t] - points[t][k])) for t in range(6) for k in ("w", "b")) == 0
+    with pytest.raises(ValueError, match="^Averaged: gamma must be at least 0, not -1"):
+        optim.averaged(1.0, gamma=-1)
+
+
 @pytest.mark.parametrize("name", ["schedule_free", "schedule_free_adamw"])
 def test_schedule_free_weighs_by_the_largest_rate_so_far(name):
     tx = getattr(optim, name)(Scaled(peak=2.0, factor=Linear(steps=8)), power=1.0)

@@ -28,7 +28,7 @@ def test_verbs(folder, capsys):
     runs, saved = str(folder / "runs.csv"), str(folder / "fit.json")
     at = ["N=1e10", "D=2e11"]
     for line, words in {
-        ("predict", saved, "--at", *at, "--boot", "50", "--kind", "parametric"): ["new_run", "log ranges"],
+        ("predict", saved, "--at", *at, "--boot", "50", "--kind", "parametric"): ["new_run", "held out: the"],
         ("predict", saved, "--at", *at, "--mean"): ["mean"],
         ("plan", saved, "--flops", "1e21", "1e22", "--infer-tokens", "1e12"): [
             "D / N",
@@ -57,6 +57,27 @@ def test_plots(folder):
     names = {p.stem for p in (folder / "plots").glob("*.png")}
     assert names == {"residuals", "profiles", "contours", "frontier", "valleys", "corner"}
     assert all(p.stat().st_size > 5000 for p in (folder / "plots").glob("*.png"))
+
+
+@pytest.mark.slow
+def test_plots_of_several_laws_of_candidates_and_of_a_valley():
+    pytest.importorskip("matplotlib")
+    from jaxlib_ext.scaling import plots
+
+    theta = {k: float(v) for k, v in (t.split("=") for t in THETA)}
+    N, D = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    runs = scaling.simulate("chinchilla", theta, dict(N=N, D=D), 0.005)
+    fits = [scaling.fit(k, runs, lsq()) for k in ("chinchilla", "kaplan")]
+    assert len(plots.rainbow(fits).axes) == 2
+    found = scaling.next_runs(fits[0], dict(N=N, D=D), 6 * N * D, 1e20, dict(N=1e10, D=1e11))
+    assert len(found.worth) == 25 and np.argmax(found.worth) == found.rows[0]
+    assert len(plots.candidates(found).axes[0].lines) == 1 + len(found.rows)
+    lr, B = (a.ravel() for a in np.meshgrid(np.geomspace(1e-4, 1e-2, 7), np.geomspace(1e5, 1e7, 7)))
+    u, v = np.log(lr / 1e-3), np.log(B / 1e6)
+    valley = Data(dict(lr=lr, B=B), 2 * np.exp(0.01 * u**2 + 0.01 * v**2 - 0.005 * u * v))
+    law = scaling.LAWS["response_surface"](inputs=("lr", "B"))
+    star = plots.batch_map(scaling.fit(law, valley, lsq()), {}).axes[0].lines[-1]
+    np.testing.assert_allclose([star.get_xdata()[0], star.get_ydata()[0]], [1e-3, 1e6], rtol=1e-6)
 
 
 def test_errors_are_one_line(folder, capsys):

@@ -62,6 +62,19 @@ def precision(p, x):
     return p["A"] / n ** p["alpha"] + p["B"] / x["D"] ** p["beta"] + p["E"] + quantised
 
 
+SURFACE_TERMS = dict(
+    c=3.0, s_lr=0.05, s_B=-0.03, s_N=-0.09, s_D=-0.06, q_lr_lr=0.02, q_lr_B=-0.01, q_lr_N=0.006, q_lr_D=-0.003,
+    q_B_B=0.015, q_B_N=0.001, q_B_D=-0.008, q_N_N=0.004, q_N_D=0.001, q_D_D=0.003,
+)  # fmt: skip
+
+
+def response_surface(p, x):
+    z = {k: log(v) for k, v in x.items()}
+    pairs = [(k.split("_")[1:], v) for k, v in p.items() if k.startswith("q_")]
+    bends = sum(v * z[a] * z[b] / (2 if a == b else 1) for (a, b), v in pairs)
+    return exp(p["c"] + sum(p[f"s_{k}"] * v for k, v in z.items()) + bends)
+
+
 CHINCHILLA = dict(A=406.4, B=410.7, E=1.69, alpha=0.34, beta=0.28)
 FARSEER = dict(zip(LAWS["farseer"]().params, (0.6, -0.04, 0.05, 106.0, -15.0, -0.14, 1.2, -0.09, 0.026), strict=True))
 CASES = {
@@ -131,6 +144,11 @@ CASES = {
         grid(N=N, V=np.geomspace(4e3, 2e5, 4), D=D[::2]),
         dict(A_1=90.0, A_2=30.0, B=5e3, E=5.5, alpha_1=0.32, alpha_2=0.5, beta=0.37),
         lambda p, x: 90 / x["N"] ** 0.32 + 30 / x["V"] ** 0.5 + 5e3 / x["D"] ** 0.37 - 5.5,
+    ),
+    "response_surface": (
+        grid(lr=np.array([3e-4, 1e-3, 3e-3]), B=np.array([1e5, 4e5, 2e6]), N=N[::2], D=D[::2]),
+        dict(SURFACE_TERMS),
+        response_surface,
     ),
     "parallel": (
         grid(N=N, P=np.array([1.0, 2, 4, 8])),
@@ -217,6 +235,18 @@ def test_trajectory_identities():
     np.testing.assert_allclose(endless, p["A"] / n ** p["alpha_N"], rtol=1e-12)
     batches = np.geomspace(1e3, 1e9, 20)
     assert np.all(np.diff(scaling.law_value(law, p, dict(N=n, S=1e4, B=batches))) < 0)
+
+
+def test_the_bottom_of_a_response_surface():
+    """No step from the optimum over learning rate and batch lowers the loss; a ridge has none."""
+    law, at = LAWS["response_surface"](), dict(N=1e9, D=2e10)
+    best = law.optimum(SURFACE_TERMS, ("lr", "B"), at)
+    value = lambda lr, B: float(scaling.law_value(law, SURFACE_TERMS, dict(at, lr=lr, B=B)))
+    low = value(**best)
+    for a, b in ((1.01, 1), (1 / 1.01, 1), (1, 1.01), (1, 1 / 1.01), (1.01, 0.99)):
+        assert value(best["lr"] * a, best["B"] * b) > low
+    with pytest.raises(ValueError, match="no minimum over lr, B"):
+        law.optimum(dict(SURFACE_TERMS, q_B_B=-0.1), ("lr", "B"), at)
 
 
 def r2(y, value):

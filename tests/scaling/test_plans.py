@@ -174,11 +174,11 @@ def test_design_lowers_the_variance_it_promises():
     rows = np.concatenate([cheap, rest[design.rows]])
     x = {k: v[rows] for k, v in data.x.items()}
     more = scaling.fit(LAW, Data(x, scaling.law_value(LAW, fit.theta, x) * np.exp(0)), lsq())
-    from jaxlib_ext.scaling.design import _jacobian
+    from jaxlib_ext.scaling.design import PRIOR, _jacobian, noise_of
 
     _, j = _jacobian(more, {k: np.array([v]) for k, v in target.items()})
     _, jx = _jacobian(more, x)
-    var = fit.noise() ** 2 * (j @ np.linalg.inv(jx.T @ jx) @ j.T)[0, 0]
+    var = (j @ np.linalg.inv(jx.T @ jx / noise_of(fit) ** 2 + np.eye(5) / PRIOR**2) @ j.T)[0, 0]
     np.testing.assert_allclose(var, design.after, rtol=1e-3)
 
 

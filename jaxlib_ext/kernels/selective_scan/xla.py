@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..decay import grow
+
 Array = jax.Array
 CHUNK = 128
 Tokens = tuple[Array, Array, Array, Array, Array]  # x, dt [T, B, C], b, c [T, B, N], start [T, B], or one token's
@@ -17,10 +19,9 @@ Tokens = tuple[Array, Array, Array, Array, Array]  # x, dt [T, B, C], b, c [T, B
 
 def token(h: Array, x: Array, dt: Array, a: Array, b: Array, c: Array, *, rule: str) -> tuple[Array, Array]:
     """One token: h [B, C, N], x, dt [B, C], a [C, N], b, c [B, N] -> new h, y [B, C]."""
-    a = a[None]
-    grown = jnp.expm1(dt[:, :, None] * a)  # expm1 keeps its digits where dt a is small
-    gain = grown / a if rule == "zoh" else dt[:, :, None]
-    h = h + grown * h + gain * (b[:, None, :] * x[:, :, None])
+    a, bx = a[None], b[:, None, :] * x[:, :, None]
+    grown = grow(dt[:, :, None] * a)
+    h = h + (grown * (h + bx / a) if rule == "zoh" else grown * h + dt[:, :, None] * bx)
     return h, jnp.einsum("bcn,bn->bc", h, c)
 
 
@@ -40,22 +41,24 @@ def _forward(rule: str, a: Array, h: Array, tokens: Tokens) -> tuple[Array, tupl
 
 
 def _back(rule: str, a: Array, later: tuple[Array, Array], row: tuple) -> tuple[tuple[Array, Array], tuple]:
-    """One token backwards: gradients of the state after it and of a so far -> before it, and of x, dt, b, c."""
+    """One token backwards: gradients of the state after it and of a so far -> before it, and of x, dt, b.
+
+    Written for few passes over [B, C, N]: XLA on CPU makes each result in a loop of its own, and a product with ones is
+    a faster sum over the last axis than a reduction.
+    """
     dh, da = later
     (x, dt, b, c, start), dy, h = row
-    h, bx = _reset(h, start), b[:, None, :] * x[:, :, None]
-    grown, over = jnp.expm1(dt[:, :, None] * a[None]), 1 / a[None]
-    gain = grown * over if rule == "zoh" else dt[:, :, None]
+    h, bx, dt = _reset(h, start), b[:, None, :] * x[:, :, None], dt[:, :, None]
+    grown, over = grow(dt * a[None]), 1 / a[None]
     dh = dh + dy[:, :, None] * c[:, None, :]
-    dc = jnp.einsum("bc,bcn->bn", dy, h + grown * h + gain * bx)
-    into = dh * gain
-    dx, db = jnp.sum(into * b[:, None, :], 2), jnp.sum(into * x[:, :, None], 1)
-    # grown depends on dt a; gain is grown / a, which depends on a once more, or dt
-    grow = dh * (h + bx * over if rule == "zoh" else h) * (1 + grown)
-    ddt = jnp.sum(grow * a[None] if rule == "zoh" else grow * a[None] + dh * bx, 2)
-    once = grow * dt[:, :, None]
-    da = da + jnp.sum(once - into * bx * over if rule == "zoh" else once, 0)
-    return (_reset(dh + grown * dh, start), da), (dx, ddt, db, dc)
+    zoh = rule == "zoh"
+    into = dh * (grown * over if zoh else dt)
+    dx, db = jnp.einsum("bcn,bn->bc", into, b), jnp.einsum("bcn,bc->bn", into, x)
+    # of dt a; with zoh the input term is grown / a, which depends on a once more, and otherwise on dt
+    rate = dh * (h + bx * over if zoh else h) * (1 + grown)
+    ddt = rate * a[None] if zoh else rate * a[None] + dh * bx
+    da = da + (rate * dt - into * bx * over if zoh else rate * dt)
+    return (_reset(dh + grown * dh, start), da), (dx, jnp.einsum("bcn,n->bc", ddt, jnp.ones(ddt.shape[-1])), db)
 
 
 def _backward(rule: str, a: Array, later: tuple[Array, Array], chunk: tuple) -> tuple[tuple[Array, Array], tuple]:
@@ -66,8 +69,12 @@ def _backward(rule: str, a: Array, later: tuple[Array, Array], chunk: tuple) -> 
         x, dt, b, c, start = row
         return token(_reset(h, start), x, dt, a, b, c, rule=rule)[0], h
 
-    _, states = jax.lax.scan(again, h, tokens)
-    return jax.lax.scan(functools.partial(_back, rule, a), later, (tokens, dy, states), reverse=True)
+    last, states = jax.lax.scan(again, h, tokens)
+    later, (dx, ddt, db) = jax.lax.scan(functools.partial(_back, rule, a), later, (tokens, dy, states), reverse=True)
+    # dc_t = dy_t . h_t, where the state after a token is the one kept for the next
+    dc = jnp.einsum("tbc,tbcn->tbn", jnp.roll(dy, 1, 0), states)[1:]
+    dc = jnp.concatenate([dc, jnp.einsum("bc,bcn->bn", dy[-1], last)[None]])
+    return later, (dx, ddt, db, dc)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -84,8 +91,8 @@ def _kept(rule: str, a: Array, h: Array, tokens: Tokens) -> tuple[tuple[Array, A
 def _pulled(rule: str, kept: tuple, d: tuple[Array, Array]) -> tuple:
     (a, before, tokens), (dy, dh) = kept, d
     body = functools.partial(_backward, rule, a)
-    (dh, da), grads = jax.lax.scan(body, (dh, jnp.zeros_like(a)), (tokens, dy, before), reverse=True)
-    return da, dh, (*grads, None)
+    (dh, da), grads = jax.lax.scan(body, (dh, jnp.zeros_like(dh)), (tokens, dy, before), reverse=True)
+    return jnp.sum(da, 0), dh, (*grads, None)
 
 
 _scan.defvjp(_kept, _pulled)

@@ -59,3 +59,22 @@ def short_conv_step(x: Array, taps: Array, held: Array, seq: Seq) -> tuple[Array
     seen = jnp.concatenate([held, x[:, None].astype(held.dtype)], 1)
     y = jnp.einsum("bwc,cw->bc", seen.astype(x.dtype), taps)
     return y, jnp.where(seq.mask[:, None, None], seen[:, 1:], held)
+
+
+def windows(x: Array, held: Array, seq: Seq) -> tuple[Array, Array]:
+    """Every token after the W - 1 before it in its document, zeros before that: what a dense convolution contracts.
+
+    x [B, T, C], held [B, W-1, C] the last inputs of the open document -> [B, T, W, C] and the new held.
+    """
+    before = held.shape[1]
+    seen = jnp.concatenate([held.astype(x.dtype), x], 1)
+    theirs = jnp.pad(seq.doc, ((0, 0), (before, 0)))
+    rows = [_window(seen, theirs, seq.doc, j) for j in range(before + 1)]
+    return jnp.stack(rows, 2), tail(held, x.astype(held.dtype), seq)
+
+
+def windows_step(x: Array, held: Array, seq: Seq) -> tuple[Array, Array]:
+    """One token of `windows`: x [B, C] -> [B, W, C]. A masked token leaves held as it was."""
+    held = jnp.where(seq.start[:, None, None], 0, held)
+    seen = jnp.concatenate([held, x[:, None].astype(held.dtype)], 1)
+    return seen.astype(x.dtype), jnp.where(seq.mask[:, None, None], seen[:, 1:], held)

@@ -15,6 +15,7 @@ from .parallel import Parallel
 from .power import Power
 from .power_offset import PowerOffset
 from .precision import Precision
+from .response_surface import ResponseSurface
 from .vocab import Vocab
 
 LAWS = {
@@ -36,6 +37,7 @@ LAWS = {
     "farseer": Farseer,
     "vocab": Vocab,
     "parallel": Parallel,
+    "response_surface": ResponseSurface,
 }
 
 __all__ = ["LAWS", *(c.__name__ for c in LAWS.values())]

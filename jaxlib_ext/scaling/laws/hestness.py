@@ -5,6 +5,7 @@ The power-law region of a learning curve; leave out the smallest sets, where the
 fit `bnsl`.
 
 source: Hestness et al. 2017, arXiv 1712.00409 (alpha here is -beta_g there).
+catalogue: power_law_learning_curve
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ method finds the one root. Fitted are A = N_c^alpha_N and K = S_c^alpha_S, in un
 the unit of B.
 
 source: Kaplan et al. 2020, arXiv 2001.08361, section 5; Su et al. 2024, arXiv 2403.06563.
+catalogue: kaplan_trajectory_law
 """
 
 import dataclasses
