@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+from typing import Any
 
 import numpy as np
 from _ladder_law import Law, inputs
@@ -14,7 +15,7 @@ from jaxlib_ext import scaling
 from jaxlib_ext.training.progress import human_count
 from jaxlib_ext.training.storage import replace_text
 
-Row = dict[str, object]
+Row = dict[str, Any]
 
 
 def budget_of(laws: list[Law]) -> float:
@@ -27,12 +28,12 @@ def laws_table(laws: list[Law], budget: float) -> list[Row]:
     rows = []
     for law in laws:
         plan = scaling.optimal(law.fit, budget, draws=law.draws)
-        ends = law.draws.interval()
+        ends, low, high = law.draws.interval(), plan.low or {}, plan.high or {}
         row: Row = dict(mixer=law.mixer, runs=law.fit.n)
         for name, value in law.fit.theta.items():
             row |= {name: value, f"{name}_low": ends[name][0], f"{name}_high": ends[name][1]}
-        row |= dict(best_loss=float(plan.loss[0]), best_loss_low=float(plan.low["loss"][0]),
-                    best_loss_high=float(plan.high["loss"][0]), best_N=float(plan.N[0]), best_D=float(plan.D[0]),
+        row |= dict(best_loss=float(plan.loss[0]), best_loss_low=float(low["loss"][0]),
+                    best_loss_high=float(high["loss"][0]), best_N=float(plan.N[0]), best_D=float(plan.D[0]),
                     measured=law.measured, rms_log_residual=float(np.sqrt(np.mean(law.fit.residuals() ** 2))),
                     status=law.fit.status.value)  # fmt: skip
         rows.append(row)

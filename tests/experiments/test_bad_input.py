@@ -74,23 +74,3 @@ def test_token_ids_beyond_the_vocabulary(train, tmp_path):
 )
 def test_ladder_refuses(run, tmp_path, arguments, said):
     refused(run("ladder.py", "--out", str(tmp_path), *arguments), said)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("--tasks", "mqra"), "did you mean mqar"),
-        (("--tasks", "mqar(pairs=20)"), "no room for 4 tokens a pair"),
-        (("--mixers", "atention"), "did you mean attention"),
-        (("--mixers", "gla,gla"), "one given twice"),
-        (("--mixers", "attention(causal=False)"), "bidirectional"),
-        (("--mixers", "gla(key=?)"), "give the bytes of decode state"),
-        (("--mixers", "attention(window=?)", "--widths", "16", "--state-bytes", "1000000"), "comes no nearer"),
-        (("--mixers", "rwkv7", "--widths", "16"), "cannot have 16 x width^2 parameters a layer"),
-        (("--widths", "16,x"), "is not a list of numbers"),
-        (("--rates", "0"), "rates must be positive"),
-        (("--preset", "laptob"), "presets are laptop, accelerator"),
-    ],
-)
-def test_recall_refuses(run, tmp_path, arguments, said):
-    refused(run("recall.py", "--out", str(tmp_path), *arguments), said)

@@ -91,10 +91,33 @@ def test_another_setting_is_another_run(scripts):
     assert len({base.key, *(r.key for r in changed)}) == 5
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--tasks", "mqra"), "did you mean mqar"),
+        (("--tasks", "mqar(pairs=20)"), "no room for 4 tokens a pair"),
+        (("--mixers", "atention"), "did you mean attention"),
+        (("--mixers", "gla,gla"), "one given twice"),
+        (("--mixers", "attention(causal=False)"), "bidirectional"),
+        (("--mixers", "gla(key=?)"), "give the bytes of decode state"),
+        (("--mixers", "attention(window=?)", "--widths", "16", "--state-bytes", "1000000"), "comes no nearer"),
+        (("--mixers", "rwkv7", "--widths", "16"), "cannot have 16 x width^2 parameters a layer"),
+        (("--widths", "16,x"), "is not a list of numbers"),
+        (("--rates", "0"), "rates must be positive"),
+        (("--preset", "laptob"), "presets are laptop, accelerator"),
+    ],
+)
+def test_bad_input_is_one_line(scripts, tmp_path, capsys, monkeypatch, arguments, said):
+    """In this process, for speed: what is wrong is said before anything is trained."""
+    monkeypatch.setattr(sys, "argv", ["recall.py", "--out", str(tmp_path), *arguments])
+    assert importlib.import_module("recall").main() == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0]
+
+
+@pytest.mark.slow
 def test_it_goes_on_and_repeats_nothing(recall, tmp_path):
-    """A time limit of nothing trains nothing; then all runs; then none; a lost result alone is had again, the same."""
-    status, out, err = recall(tmp_path, *TINY, "--mixers", "attention", "--minutes", "1e-9")
-    assert status == 0 and "no run has ended" in out, err
+    """A lost result alone is had again, and is the same; a mixer more adds its runs alone; a time limit ends it."""
     status, out, err = recall(tmp_path, *TINY, "--mixers", "attention")
     assert status == 0 and "1 models, 3 runs to do" in out and "left" in out, err
     rows = table(tmp_path)
@@ -113,6 +136,8 @@ def test_it_goes_on_and_repeats_nothing(recall, tmp_path):
     status, out, err = recall(tmp_path, *TINY, "--mixers", "attention,outside_mixer:Ema")
     assert status == 0 and "1 models, 3 runs to do" in out, err  # the mixer from outside alone
     assert [r["mixer"] for r in table(tmp_path)] == ["attention"] * 3 + ["outside_mixer:Ema"] * 3
+    status, out, err = recall(tmp_path, *TINY, "--mixers", "attention,gla", "--minutes", "1e-9")
+    assert status == 0 and "1 models have runs to do" in out and len(table(tmp_path)) == 3, err
 
 
 @pytest.mark.slow
