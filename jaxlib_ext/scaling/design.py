@@ -130,7 +130,7 @@ def next_runs(
         allowed = free & (cost <= budget - spent)
         if not allowed.any() or (most is not None and len(taken) >= most):
             break
-        value = np.where(allowed, gain / cost**power, -np.inf)
+        value = np.where(allowed, np.nan_to_num(gain, nan=0.0, posinf=0.0) / cost**power, -np.inf)
         i = int(np.argmax(value))
         taken.append(i)
         scores.append(value[i])

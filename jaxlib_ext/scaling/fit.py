@@ -78,7 +78,12 @@ class Fit:
 
     def predict(self, x: Mapping[str, Any] | None = None) -> np.ndarray:
         """The fitted law at inputs x, at the data's by default, [n]."""
-        return laws_of.predict(self.law, self.theta, self.data.x if x is None else x)
+        x = self.data.x if x is None else x
+        if np.all(np.isfinite(list(self.theta.values()))):
+            return laws_of.predict(self.law, self.theta, x)
+        with jax.enable_x64(True):  # an exponent that ran away: its amplitude is finite at centred inputs only
+            here = self.problem.natural(jnp.asarray(self.u), self.fixed)
+        return laws_of.predict(self.law, here, {k: np.exp(v) for k, v in self.z(x).items()})
 
     def residuals(self) -> np.ndarray:
         """[n], in the space of the loss."""
@@ -160,12 +165,12 @@ def centre_of(law: Law, data: Data, held: Mapping[str, Any]) -> dict[str, float]
     middle.update(dict.fromkeys((k for k in getattr(law, "keep", ()) if k in middle), 0.0))
     for names in getattr(law, "same_unit", ()):
         middle.update(dict.fromkeys(names, float(np.mean([middle[k] for k in names]))))
-    if not centred(law) or (held and not _unit_free(law, tuple(held))):
+    if not centred(law) or (held and not unit_free(law, tuple(held))):
         return dict.fromkeys(middle, 0.0)
     return middle
 
 
-def _unit_free(law: Law, names: tuple[str, ...]) -> bool:
+def unit_free(law: Law, names: tuple[str, ...]) -> bool:
     at = {k: 0.5 if isinstance(d, str) else float(np.mean(d)) for k, d in law.params.items()}
     moved = law.units(at, dict.fromkeys(law.inputs, 1.0))
     return all(abs(float(moved[k]) - at[k]) < 1e-6 for k in names)

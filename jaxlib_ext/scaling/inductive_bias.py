@@ -49,20 +49,20 @@ def _poisson(nc: Array) -> Array:
 
 def _log_pdf(x: Array, df: Array, nc: Array) -> Array:
     """Of a non-central chi-square at x [m], as a Poisson mixture of central ones."""
-    a = df / 2 + jnp.arange(TERMS)
+    a = df / 2 + jnp.arange(TERMS)[None]
     chi = (a - 1) * jnp.log(x)[:, None] - x[:, None] / 2 - a * jnp.log(2.0) - jax.lax.lgamma(a)
-    return jax.nn.logsumexp(_poisson(nc) + chi, axis=1)
+    return jax.nn.logsumexp(_poisson(nc)[None] + chi, axis=1)
 
 
 @jax.jit
 def _log_cdf(x: Array, df: Array, nc: Array) -> Array:
-    a, half = df / 2 + jnp.arange(TERMS), x[:, None] / 2
+    a, half = df / 2 + jnp.arange(TERMS)[None], x[:, None] / 2
     # P(a, h) = h^a e^-h / Gamma(a + 1) (1 + h / (a + 1) + h^2 / ((a + 1)(a + 2)) ...): no cancellation in the tail.
     term = lambda k, c: (c[0] * half / (a + 1 + k), c[1] + c[0] * half / (a + 1 + k))
     ones = jnp.ones(jnp.broadcast_shapes(half.shape, a.shape), x.dtype)
     _, series = jax.lax.fori_loop(0, 1000, term, (ones, ones))
     low = a * jnp.log(half) - half - jax.lax.lgamma(a + 1) + jnp.log(series)
-    return jnp.minimum(jax.nn.logsumexp(_poisson(nc) + low, axis=1), 0.0)
+    return jnp.minimum(jax.nn.logsumexp(_poisson(nc)[None] + low, axis=1), 0.0)
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -65,7 +65,6 @@ def _root(f: Callable[[Array], Array], low: float, high: float) -> Array:
     return (low + high) / 2
 
 
-@jax.jit
 def _risk(eigenvalues: Array, power: Array, noise: Array, n: Array, k: Array, ridge: Array) -> Array:
     """One risk; k and n scalars, k may be infinite."""
     shares = lambda g: eigenvalues / (eigenvalues + g)
@@ -90,6 +89,11 @@ def _risk(eigenvalues: Array, power: Array, noise: Array, n: Array, k: Array, ri
     return (bias + noise) / (1 - used)
 
 
+@jax.jit
+def _risks(eigenvalues: Array, power: Array, noise: Array, columns: tuple[Array, Array, Array]) -> Array:
+    return jax.lax.map(lambda c: _risk(eigenvalues, power, noise, *c), columns)
+
+
 def rf_eigenframework(task: Task, n: Any, k: Any = np.inf, ridge: Any = 0.0) -> np.ndarray:
     """Test risk with n samples and k features (infinite: the kernel), label noise included; arguments broadcast.
 
@@ -110,8 +114,7 @@ def rf_eigenframework(task: Task, n: Any, k: Any = np.inf, ridge: Any = 0.0) -> 
         ridge = np.where((ridge == 0) & (k < n), 1e-12 * task.eigenvalues[0], ridge)
     with jax.enable_x64(True):
         facts = [jnp.asarray(a, jnp.float64) for a in (task.eigenvalues, task.power, task.noise)]
-        columns = [jnp.asarray(v.ravel()) for v in (n, k, ridge)]
-        out = jax.lax.map(lambda c: _risk(*facts, *c), tuple(columns))
+        out = _risks(*facts, tuple(jnp.asarray(v.ravel()) for v in (n, k, ridge)))
         return np.asarray(out).reshape(n.shape)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from .data import Data
 from .design import next_runs
-from .fit import Fit, fit
-from .law import Law, named
+from .fit import Fit, fit, unit_free
+from .law import Law, centred, named
 from .laws import LAWS
 from .losses import Loss
 
@@ -33,7 +33,8 @@ class Rehearsal:
 
 
 def cheapest(data: Data, inputs: tuple[str, ...], cost: np.ndarray, count: int, least: int, budget: float) -> list[int]:
-    """Rows of the `count` cheapest runs within a fifth of the budget, but `least` different ones within all of it.
+    """Rows of the `count` cheapest runs within a fifth of the budget, but `least` different ones within all of it,
+    and the cheapest at three values of each input within two fifths.
 
     Raises ValueError where the budget does not pay for those."""
     seen, rows, spent = set(), [], 0.0
@@ -49,9 +50,29 @@ def cheapest(data: Data, inputs: tuple[str, ...], cost: np.ndarray, count: int, 
         seen.add(kind)
         rows.append(int(i))
         spent += cost[i]
+    for k in inputs:  # a law says nothing of an input that all runs share
+        for value in np.unique(data.x[k])[:3]:
+            here = np.flatnonzero(data.x[k] == value)
+            i = int(here[np.argmin(cost[here])])
+            if i not in rows and len(np.unique(data.x[k][rows])) < 3 and spent + cost[i] <= 0.4 * budget:
+                rows.append(i)
+                spent += cost[i]
     if len(seen) < least:
         raise ValueError(f"the budget {budget:g} pays for {len(seen)} different runs; the law needs {least}")
     return rows
+
+
+def _rivals(got: Fit, **options: Any) -> list[Fit]:
+    """Other readings of runs that do not hold the law: its exponents set low and high in the ranges that starts come
+    from, the rest fitted. Where a parameter ran away the law's slope by it is 0, and only rivals show what it hides."""
+    ranges = got.law.ranges(got.z(), got.data.y)
+    plain = [k for k in ranges if unit_free(got.law, (k,)) and k not in got.fixed] if centred(got.law) else []
+    if not plain or not set(got.problem.free) - set(plain):
+        return []
+    at = lambda share: {k: ranges[k][0] + share * (ranges[k][1] - ranges[k][0]) for k in plain}
+    held = lambda share: {**options, "fixed": {**got.fixed, **at(share)}}
+    out = [fit(got.law, got.data, got.loss, **held(share)) for share in (0.2, 0.5)]
+    return [f for f in out if np.all(np.isfinite(f.u))]
 
 
 def rehearse(
@@ -62,7 +83,7 @@ def rehearse(
     target: Mapping[str, Any] | None = None,
     kind: str = "target",
     loss: Loss | None = None,
-    rounds: int = 6,
+    rounds: int = 9,
     power: float = 0.4,
     **options: Any,
 ) -> Rehearsal:
@@ -83,9 +104,11 @@ def rehearse(
         affordable = left[cost[left] <= budget - spent]
         if not len(affordable):
             return Rehearsal(np.array(rows), got, spent, tuple(at))
-        share = (budget - spent) if len(at) >= rounds else (budget - spent) / (rounds + 1 - len(at))
+        share = (budget - spent) / 2 ** max(rounds - len(at), 0)  # small steps while the law is hardly known
         share = max(share, float(cost[affordable].min()))
         x = {k: data.x[k][affordable] for k in law.inputs}
-        more = next_runs(got, x, cost[affordable], share, target, kind, power)
+        rivals = [] if got.status == "converged" else _rivals(got, **options)
+        weights = [2.0] + [1.0] * len(rivals)
+        more = next_runs([got, *rivals], x, cost[affordable], share, target, kind, power, weights)
         rows += affordable[more.rows].tolist()
         spent += float(more.cost.sum())

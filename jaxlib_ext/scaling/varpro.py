@@ -56,9 +56,8 @@ def project(problem: Problem, drawn: dict[str, Array], rows: Rows, iterations: i
     theta = amplitudes(problem, natural(v), rows)
     slope = jax.jacfwd(residual)(v, theta)
     basis, _ = linear_basis(problem, natural(v), rows)
-    basis = basis * (theta != 0)
-    size = jnp.sqrt(jnp.sum(basis * basis, 0)) + 1e-300
-    basis = basis / size
+    basis = basis * (theta != 0)[None]
+    basis = basis / (jnp.sqrt(jnp.sum(basis * basis, 0)) + 1e-300)[None]
     held = inverse_of(basis.T @ basis + jnp.diag(1.0 * (theta == 0)))
     slope = slope - basis @ (held @ (basis.T @ slope))
     floor = 1e-24 * jnp.sum(rows.w)

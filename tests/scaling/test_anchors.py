@@ -61,7 +61,9 @@ SURFACES = {  # experiment -> (exponent a of the surface fit, of the parabolas)
 }
 
 
+@pytest.mark.slow
 def test_surfaces_and_parabolas_of_iso_flop_runs(table):
+    """Where a budget has its minimum outside its runs it is refused here and used by the published parabolas."""
     t = table("isoflops_openathena.csv")
     for name, (surface, parabola) in SURFACES.items():
         rows = t["experiment"] == name
@@ -70,7 +72,16 @@ def test_surfaces_and_parabolas_of_iso_flop_runs(table):
         fit = scaling.fit(LAW, data, lsq("raw"))
         a = fit.theta["beta"] / (fit.theta["alpha"] + fit.theta["beta"])
         np.testing.assert_allclose(a, surface, atol=1e-5, err_msg=name)
-        np.testing.assert_allclose(scaling.isoflop(data).a, parabola, atol=1e-5, err_msg=name)
+        found = scaling.isoflop(data)
+        refused = [i for i, s in enumerate(found.status) if s != "ok"]
+        sizes = found.N.copy()
+        for i in refused:
+            here = data.budget == found.C[i]
+            bend, slope, _ = np.polyfit(np.log(data.x["N"][here]), data.y[here], 2)
+            sizes[i] = np.exp(-slope / (2 * bend))
+        with_all = np.polyfit(np.log(found.C), np.log(sizes), 1)[0]
+        np.testing.assert_allclose(with_all, parabola, atol=1e-5, err_msg=name)
+        assert refused == ([4] if name == "ml_scalefit__massivetext__chinchilla" else []), (name, found.status)
         if name == "llama_3__raw_loss":
             got = [fit.theta[k] for k in ("E", "alpha", "beta")]
             np.testing.assert_allclose(got, [0.6046695142, 0.3100060849, 0.3136430683], rtol=1e-5)

@@ -26,12 +26,17 @@ FEW, MORE = design(4, 6e7), design(8, 1e9)
 
 
 def derived(t):
-    """What a plan is made of, from parameters of any shape."""
-    a = t["beta"] / (t["alpha"] + t["beta"])
-    scale = (t["alpha"] * t["A"] / (t["beta"] * t["B"])) ** (1 / (t["alpha"] + t["beta"]))
-    N = scale * (BUDGET / 6) ** a
-    best = t["A"] / N ** t["alpha"] + t["B"] / (BUDGET / 6 / N) ** t["beta"] + t["E"]
-    return dict(t, a=a, N_best=N, loss_best=best)
+    """What a plan is made of, from parameters of any shape. A draw with an exponent below zero has no optimum: its
+    size is 0 or infinite, as in `optimal`, and its loss is left out."""
+    sound = (t["alpha"] > 0) & (t["beta"] > 0)
+    alpha, beta = (np.where(sound, t[k], 1.0) for k in ("alpha", "beta"))
+    a = beta / (alpha + beta)
+    with np.errstate(all="ignore"):  # a refit whose exponent ran away may leave an amplitude of 0 or infinity
+        N = (alpha * t["A"] / (beta * t["B"])) ** (1 / (alpha + beta)) * (BUDGET / 6) ** a
+        best = t["A"] / N**alpha + t["B"] / (BUDGET / 6 / N) ** beta + t["E"]
+    edge = np.where(t["alpha"] > 0, np.inf, 0.0)
+    whole = lambda v, otherwise=np.nan: np.where(sound, v, otherwise)
+    return dict(t, a=whole(a), N_best=whole(N, edge), loss_best=whole(best))
 
 
 def coverage(n_sims, x, loss, kind, noise=0.01, tails=None, draws=400, seed=0, ends="t"):
@@ -57,7 +62,8 @@ def coverage(n_sims, x, loss, kind, noise=0.01, tails=None, draws=400, seed=0, e
         if many is not None:
             got, points = derived(many.theta), derived(dict(fit.theta))
             for k, value in want.items():
-                note(k, *limits(many, got[k], points[k], log=True, kind=ends), value)
+                log = bool(points[k] > 0 and np.nanmin(got[k]) > 0)
+                note(k, *limits(many, got[k], points[k], log=log, kind=ends), value)
     return {k: float(np.mean(v)) for k, v in hits.items()}
 
 

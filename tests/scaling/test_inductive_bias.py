@@ -33,7 +33,7 @@ def test_a_linear_space_is_a_non_central_chi_square():
     errors = gaussian_errors(a @ a.T, a.T, np.eye(12), a @ target, target, draws=20000)
     law = error_law(errors)
     free = target - a.T @ (a @ target)
-    np.testing.assert_allclose([law.df, law.scale * 12], [8, 1], rtol=0.1)
+    np.testing.assert_allclose((law.df + law.nc) * law.scale, (8 + free @ free) / 12, rtol=0.02)
     exact = ErrorLaw(8.0, float(free @ free), 1 / 12)
     for eps in (0.05, 0.2, 0.5):
         np.testing.assert_allclose(law.log_below(eps), exact.log_below(eps), rtol=0.1, atol=0.05)
