@@ -191,11 +191,13 @@ class TestRefusals:
 
 
 @pytest.mark.parametrize(("name", "least"), [("adamw", 28), ("lion", 20)])
-@pytest.mark.parametrize("shapes", [((4096, 4096),) * 4, ((512, 400),) * 100], ids=["67M in 4", "20M in 100"])
+@pytest.mark.parametrize("shapes", [((8192, 8192),), ((1024, 2000),) * 10], ids=["67M in one leaf", "20M in ten"])
 def test_an_update_reads_and_writes_everything_once(target, name, least, shapes):
-    """Bytes that libtpu counts for a donated float32 update over the fewest: gradient, parameter and averages in,
-    parameter and averages out. There is no loop, so the compiler's own number holds."""
-    mesh = target("v5e:2x2").mesh("data=4")
+    """Bytes of a donated float32 update over the fewest: gradient, parameter and averages in, parameter and averages
+    out. Of several leaves libtpu takes some into on-chip memory in advance and counts them there again, of optax's
+    updates too; so its own number holds for one leaf, and for ten what the program moves to and from main memory."""
+    t = target("v5e:2x2")
+    mesh = t.mesh("data=4")
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     place = lambda tree: jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=whole), tree)
     tx = getattr(optim, name)(1e-3, weight_decay=0.1)
@@ -205,10 +207,14 @@ def test_an_update_reads_and_writes_everything_once(target, name, least, shapes)
         return optax.apply_updates(params, updates), state
 
     params = place({str(i): jax.ShapeDtypeStruct(shape, jnp.float32) for i, shape in enumerate(shapes)})
-    state = place(jax.eval_shape(tx.init, params))
-    update = jax.jit(update, donate_argnums=(0, 1), out_shardings=whole)
+    args = (params, place(jax.eval_shape(tx.init, params)), params)
+    jitted = jax.jit(update, donate_argnums=(0, 1), out_shardings=whole, keep_unused=True)
     with jax.set_mesh(mesh):
-        compiled = update.lower(params, state, params).compile()
-    ratio = compiled.cost_analysis()["bytes accessed"] / (least * sum(v.size for v in params.values()))
-    print(f"{name}: {ratio:.4f} of the fewest bytes, {compiled.memory_analysis().temp_size_in_bytes} temporary")
-    assert 1.0 <= ratio <= 1.02
+        compiled = jitted.lower(*args).compile()
+    report, fewest = targets.read(t, mesh, compiled, args), least * sum(v.size for v in params.values())
+    said = compiled.cost_analysis()["bytes accessed"] / fewest
+    print(f"{name}: {said:.4f} by libtpu, {report.memory_bytes / fewest:.4f} to and from main memory")
+    assert 1.0 <= report.memory_bytes / fewest <= 1.02 and (len(shapes) > 1 or 1.0 <= said <= 1.02)
+    assert report.memory.temporaries < 0.01 * fewest
+    verify.donated(report, "0/")
+    verify.donated(report, "1/slots")

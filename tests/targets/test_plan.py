@@ -1,5 +1,6 @@
 """plan.py as a user runs it: table, JSON, exit statuses, one line for everything that is refused."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -7,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from jaxlib_ext.targets import topology
 
 pytestmark = pytest.mark.targets
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -72,6 +75,20 @@ def test_refusals_that_need_no_compiler(plan, arguments, said):
 def test_refusals(plan, target, arguments, said):
     target("v5e:2x2" if arguments[1].startswith("v5e") else "h100x8")
     refused(plan(*arguments), said)
+
+
+@pytest.mark.parametrize("name", ["v5e:4x4", "h100x8"])
+def test_a_missing_package_is_one_line(name, monkeypatch, capsys):
+    script = ROOT / "experiments" / "plan.py"
+    found = importlib.util.spec_from_file_location("plan", script)
+    module = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, "plan", module)
+    found.loader.exec_module(module)
+    monkeypatch.setattr(topology, "_version", lambda package: None)
+    monkeypatch.setattr(sys, "argv", [str(script), "--target", name, "--out", ""])
+    assert module.main() == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert 'pip install "jaxlib-ext[targets]"' in line
 
 
 def test_a_plan(plan, target):
