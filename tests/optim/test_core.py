@@ -199,7 +199,7 @@ def test_groups():
 
 def test_options_of_groups_may_be_for_some_of_them():
     """A mask that lets no leaf of one group decay, a format of a slot and a pattern of copies that one group has."""
-    groups = {"matrices": optim.Group(optim.rules.Adam(), kinds=("matrix",)), "rest": optim.Group(optim.rules.Lion())}
+    groups = {"matrices": optim.Group(optim.rules.Adamw(), kinds=("matrix",)), "rest": optim.Group(optim.rules.Lion())}
     mask, params = dict(w=True, b=False), dict(tree(), w=tree()["w"][None])
     tx = optim.grouped(groups, 0.1, decay_mask=mask, formats=dict(v="bf16"), copies=dict(w=1))
     state = tx.init(params)
