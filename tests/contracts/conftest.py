@@ -1,6 +1,6 @@
-"""Contract checks compile large programs for a few small numbers: quick tests skip most of the optimisation.
+"""Contract checks compile large programs for a few small numbers, so they skip most of the optimisation.
 
-That halves the time; what is marked slow is compiled as in use.
+That halves the time; what is marked optimised, further options of every method, is compiled as in use.
 """
 
 import jax
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def quick_compilation(request):
-    if request.node.get_closest_marker("slow"):
+    if request.node.get_closest_marker("optimised"):
         yield
         return
     jax.config.update("jax_disable_most_optimizations", True)

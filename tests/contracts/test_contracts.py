@@ -110,7 +110,8 @@ def rows():
     for family, (registry, _) in FAMILIES.items():
         for name in registry:
             quick = family != "token mixer" or name in QUICK
-            for table, marks in ((VARIANTS, () if quick else pytest.mark.slow), (SLOW, pytest.mark.slow)):
+            first = () if quick else pytest.mark.slow
+            for table, marks in ((VARIANTS, first), (SLOW, (pytest.mark.slow, pytest.mark.optimised))):
                 for options in table.get((family, name), [dict()] if table is VARIANTS else []):
                     said = ",".join(f"{k}={v}" for k, v in options.items())
                     fields = options | (dict(width=WIDTH) if family in wide else {})
