@@ -1,6 +1,7 @@
 """Training by muP from the command line: the config's base width reaches starts and optimizer."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -28,10 +29,14 @@ def test_starts_and_rates_are_those_of_mup():
     trained, _ = param.split(model.decl(), param.abstract(model.decl()))
     rows = step.tx.core.rows(trained)
     assert [row.scale for row in rows] == jax.tree.leaves(want) and rows[0].leaf.path == "embed/table"
-    params = step.init(jax.random.key(0)).params
-    plain = param.init(model.decl(), jax.random.key(0))
-    np.testing.assert_allclose(params["head"]["w"], 0.5 * plain["head"]["w"], rtol=1e-6)
-    np.testing.assert_array_equal(params["embed"]["table"], plain["embed"]["table"])
+
+
+def test_the_step_starts_where_its_scales_say():
+    model = SimpleNamespace(decl=lambda: dict(w=param.head(dict(embed=8), dict(vocab=4)), g=param.gain(embed=8)))
+    step = make_step(model, optax.sgd(1.0), losses.next_token, scales=dict(w=param.Scale(init=0.25), g=None))
+    params, plain = step.init(jax.random.key(0)).params, param.init(model.decl(), jax.random.key(0))
+    np.testing.assert_allclose(params["w"], 0.25 * plain["w"], rtol=1e-6)
+    np.testing.assert_array_equal(params["g"], plain["g"])
 
 
 def test_without_a_base_nothing_is_scaled():
