@@ -58,7 +58,7 @@ def compare(path: epath.Path, laws: list[Any], rows: list[dict], budget: float) 
         1, 1 + len(whats), figsize=(6.5 + 2.6 * len(whats), 2.2 + max(2.6, 0.35 * len(pairs))), layout="constrained",
         width_ratios=[2.4] + [1] * len(whats),
     )  # fmt: skip
-    left, colours = axes[0], plt.get_cmap("tab10").colors
+    left, colours = axes[0], [plt.get_cmap("tab10")(i) for i in range(10)]
     low = min(r["flops"] for law in laws for r in law.rows)
     C = np.geomspace(low, 4 * budget, 40)
     for law, colour in zip(laws, colours * 9, strict=False):

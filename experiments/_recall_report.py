@@ -134,6 +134,7 @@ def plot(path: epath.Path, found: list[Point], solved: float) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
 
     tasks, mixers = ([*dict.fromkeys(values)] for values in ([p.task for p in found], [p.asked for p in found]))
     columns = min(len(tasks), 2)
@@ -141,12 +142,12 @@ def plot(path: epath.Path, found: list[Point], solved: float) -> None:
     figure, axes = plt.subplots(
         lines, columns, figsize=(5.2 * columns + 2.6, 4.0 * lines), layout="constrained", squeeze=False, sharey=True
     )
-    colours, marks = plt.get_cmap("tab10").colors, "osD^vPX*<>"
+    colours, marks = plt.get_cmap("tab10"), "osD^vPX*<>"
     for axis in axes.ravel()[len(tasks) :]:
         axis.axis("off")
     for task, axis in zip(tasks, axes.ravel(), strict=False):
         for i, mixer in enumerate(mixers):
-            colour, mark = colours[i % 10], marks[(i + i // 10) % 10]
+            colour, mark = colours(i % 10), marks[(i + i // 10) % 10]
             mine = [p for p in found if (p.task, p.asked) == (task, mixer)]
             mine.sort(key=lambda p: p.runs[0]["state_bytes"])
             axis.plot([p.runs[0]["state_bytes"] for p in mine], [p.mean for p in mine], mark + "-", color=colour,
@@ -163,7 +164,7 @@ def plot(path: epath.Path, found: list[Point], solved: float) -> None:
     for line in axes:
         line[0].set_ylabel("held-out accuracy, mean and range of seeds")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    handles += [plt.Line2D([], [], marker="o", ls="", color="grey", mfc="white")]
+    handles += [Line2D([], [], marker="o", ls="", color="grey", mfc="white")]
     figure.legend(handles, [*labels, "hollow: not converged\nin the budget"], loc="outside right upper", fontsize=9)
     with path.open("wb") as f:
         figure.savefig(f, format="png", dpi=130)

@@ -72,8 +72,8 @@ def default_rate(spec: str) -> float:
 def innermost(spec: str) -> str:
     """The name in RULES of an optimizer named as for `make_optimizer`; of a combinator, that of its inner rule."""
     rule = _rule_of(spec, "is not one of ours, so no table says how it steps")
-    while hasattr(rule, "inner"):
-        rule = rule.inner
+    while inner := getattr(rule, "inner", None):
+        rule = inner
     return next((name for name, known in RULES.items() if type(rule) is known), type(rule).__name__)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from .fit import Fit
 from .law import predict as law_value
 from .plan import Flops, optimum_of, six_nd
-from .resample import Draws
+from .resample import Draws, widening
 
 Quantity = Callable[[Fit, Mapping[str, np.ndarray]], np.ndarray]  # (fit, parameter -> [R]) -> [R]
 
@@ -59,11 +59,9 @@ def _around(fit: Fit, draws: Draws, quantity: Quantity, relative: bool, new_run:
     value = float(np.asarray(quantity(fit, {k: np.array([v]) for k, v in fit.theta.items()})).ravel()[0])
     each = np.asarray(quantity(fit, draws.theta))
     error = np.log(each / value) if relative else each - value
-    if draws.kind in ("pairs", "cluster"):  # resampled residuals are too small by what the fit took up
-        error = error * np.sqrt(fit.n / fit.df)
     if new_run:
         error = error + fit.noise() * rng.standard_normal(error.shape)
-    error = error * np.sqrt(fit.df / rng.chisquare(fit.df, size=error.shape))
+    error = error * widening(draws, len(error), rng)
     return value, value * np.exp(error) if relative else value + error
 
 

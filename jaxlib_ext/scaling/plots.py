@@ -11,6 +11,7 @@ from .data import Data
 from .design import Design
 from .fit import Fit
 from .isoflop import IsoFlop
+from .laws.response_surface import ResponseSurface
 from .plan import optimal
 from .profile import Profile
 from .resample import Draws
@@ -141,6 +142,8 @@ def candidates(found: Design):
 
 def batch_map(fit: Fit, at: dict[str, float], lr: str = "lr", batch: str = "B"):
     """Loss over learning rate and batch at fixed other inputs, from a `response_surface` fit, with its optimum."""
+    if not isinstance(fit.law, ResponseSurface):
+        raise ValueError(f"batch_map draws a fit of response_surface, not of {type(fit.law).__name__}")
     figure, axes = _figure(width=5.5, height=4.5)
     axis, x = axes[0, 0], fit.data.x
     rate, size = (np.geomspace(x[k].min(), x[k].max(), 60) for k in (lr, batch))

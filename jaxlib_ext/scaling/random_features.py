@@ -62,7 +62,7 @@ def _root(f: Callable[[Array], Array], low: float, high: float) -> Array:
 
     ends = jnp.asarray(low, jnp.float64), jnp.asarray(high, jnp.float64)
     low, high = jax.lax.fori_loop(0, 200, halve, ends)
-    return (low + high) / 2
+    return jnp.mean(jnp.stack([low, high]))
 
 
 def _risk(eigenvalues: Array, power: Array, noise: Array, n: Array, k: Array, ridge: Array) -> Array:

@@ -127,7 +127,8 @@ class Lstm:
 
     def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
         def body(state, token):
-            state = self._token(params, *token[:1], state, *token[1:])
+            made, mask, start = token
+            state = self._token(params, made, state, mask, start)
             return state, state["y"]
 
         tokens = (self._made(params, x), seq.mask, seq.start)

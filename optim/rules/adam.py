@@ -43,6 +43,5 @@ class Adam(Rule):
 def step(m, v, h):
     """-learning_rate m^ / (sqrt(v^) + eps), with one division an entry: the corrections are numbers, not arrays."""
     root = h.once("adam root", lambda: jnp.sqrt(h.unbias("b2")))
-    eps = h.once("adam eps", lambda: h.eps * root)
     share = h.once("adam share", lambda: -root / h.unbias("b1"))
-    return h.learning_rate * share * m / (jnp.sqrt(v) + eps)
+    return h.learning_rate * share * m / (jnp.sqrt(v) + h.eps * root)  # eps may differ from leaf to leaf

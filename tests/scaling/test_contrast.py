@@ -55,7 +55,7 @@ def test_against_a_law_without_error_it_is_the_interval_of_one_law(two, kind):
     (a, draws), (b, _) = two
     exact = dataclasses.replace(b, data=dataclasses.replace(b.data, y=b.predict()))
     still = scaling.Draws({k: np.full(400, v) for k, v in b.theta.items()}, np.tile(b.u, (400, 1)), np.zeros(400),
-                          np.ones(400, bool), {}, "parametric")  # fmt: skip
+                          np.ones(400, bool), {}, "parametric", b.theta, b.n, b.df)  # fmt: skip
     new = kind == "new_run"
     d = scaling.difference(a, exact, draws, still, scaling.loss_at(BIG), relative=True, new_run=new)
     p, other = scaling.predict(a, BIG, draws, kind=kind), b.predict(BIG)
