@@ -1,7 +1,5 @@
 """Fits of the digitised Chinchilla runs against published and independently converged numbers."""
 
-import time
-
 import jax
 import numpy as np
 import pytest
@@ -120,28 +118,6 @@ def test_percentiles_of_the_published_resamples(resamples):
                 beta=(0.3313, 0.4154))  # fmt: skip
     for k, v in want.items():
         np.testing.assert_allclose(ends[k], v, rtol=0.01, err_msg=k)
-
-
-def test_bootstrap_speed(resamples):
-    """4000 refits of 240 runs in 3 s, warm; the best of three, since other work may share the machine."""
-    fit, weights, _ = resamples
-    took = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        scaling.refit(fit, w=weights)
-        took.append(time.perf_counter() - begin)
-        if took[-1] <= 3.0:
-            return
-    pytest.fail(f"4000 refits took {min(took):.1f} s")
-
-
-def test_fit_speed(epoch240):
-    took = []
-    for i in range(5):
-        begin = time.perf_counter()
-        scaling.fit("chinchilla", epoch240, key=jax.random.key(i))
-        took.append(time.perf_counter() - begin)
-    assert min(took) <= 0.1
 
 
 def test_default_starts_reach_the_optimum(epoch240):
