@@ -19,8 +19,11 @@ WIDTH, VOCAB, BATCH, TIME = 32, 16, 8, 64
 # of the one pool that all of them stand in. Accelerators have no such pool.
 SHORT = {"mesa_layer": 16}
 # Options that give every axis which the mesh splits an even size; heads=4 where a mixer has heads.
-OPTIONS = {"lmuformer": "(signals=4)", "mamba2": "(head_dim=16,groups=2)",
-           "native_sparse_attention": "(heads=4,block=8,stride=4,select=8,top=2,window=8)"}
+OPTIONS = {
+    "lmuformer": "(signals=4)",
+    "mamba2": "(head_dim=16,groups=2)",
+    "native_sparse_attention": "(heads=4,block=8,stride=4,select=8,top=2,window=8)",
+}
 
 
 @pytest.fixture(autouse=True)
