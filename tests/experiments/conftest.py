@@ -54,7 +54,7 @@ def run(start):
 
     def ended(script, *arguments, **env):
         process = start(script, *arguments, **env)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=900)
         return process.returncode, out, err
 
     return ended
@@ -72,7 +72,7 @@ def train(begin):
 
     def ended(out, *arguments, **env):
         process = begin(out, *arguments, **env)
-        said = process.communicate(timeout=300)
+        said = process.communicate(timeout=900)
         return process.returncode, *said
 
     return ended

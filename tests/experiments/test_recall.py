@@ -5,7 +5,6 @@ import importlib
 import json
 import pathlib
 import sys
-import time
 
 import pytest
 
@@ -138,19 +137,3 @@ def test_it_goes_on_and_repeats_nothing(recall, tmp_path):
     assert [r["mixer"] for r in table(tmp_path)] == ["attention"] * 3 + ["outside_mixer:Ema"] * 3
     status, out, err = recall(tmp_path, *TINY, "--mixers", "attention,gla", "--minutes", "1e-9")
     assert status == 0 and "1 models have runs to do" in out and len(table(tmp_path)) == 3, err
-
-
-@pytest.mark.slow
-def test_attention_and_gated_deltanet_solve_a_small_setting(recall, tmp_path):
-    """Above 99% of held-out queries within the budget, both in under 90 seconds."""
-    begin = time.monotonic()
-    status, out, err = recall(
-        tmp_path, "--tasks", "mqar(time=32,vocab=32,pairs=4)", "--mixers", "attention,gated_deltanet", "--widths", "32",
-        "--rates", "0.01", "--seeds", "1", "--jobs", "1", "--solved", "0.991",
-    )  # fmt: skip
-    assert status == 0, err
-    print(out)
-    assert time.monotonic() - begin < 90
-    rows = table(tmp_path)
-    assert [r["mixer"] for r in rows] == ["attention", "gated_deltanet"]
-    assert all(r["status"] == "solved" and float(r["accuracy"]) > 0.99 for r in rows), out
