@@ -38,9 +38,12 @@ def _decays_forward(g: Array) -> tuple[Array, Array]:
 
 
 def _decays_backward(out: Array, d: Array) -> tuple[Array]:
-    """Every pair under way after token j and before its end adds to j's gradient, which sums of sums count."""
-    moved = jnp.where(along(jnp.eye(out.shape[-1], dtype=bool), d), 0.0, d * out)
-    return (jax.lax.cumsum(jnp.sum(moved, -1) - jnp.sum(moved, -2), axis=out.ndim - 2, reverse=True),)
+    """Every pair under way after token j and before its end adds to j's gradient. Only those are summed: in a
+    difference of the sums of rows and columns the pairs inside would have to cancel."""
+    c = out.shape[-1]
+    before = jnp.triu(jnp.ones((c, c), out.dtype), 1)
+    so_far = jnp.einsum("...ij,jt->...it", d * out, before, precision=jax.lax.Precision.HIGHEST)
+    return (jnp.sum(jnp.where(along(jnp.tri(c, dtype=bool), d), so_far, 0.0), -2),)
 
 
 decays.defvjp(_decays_forward, _decays_backward)

@@ -62,7 +62,8 @@ def _around(fit: Fit, draws: Draws, quantity: Quantity, relative: bool, new_run:
     if new_run:
         error = error + fit.noise() * rng.standard_normal(error.shape)
     error = error * widening(draws, len(error), rng)
-    return value, value * np.exp(error) if relative else value + error
+    with np.errstate(over="ignore"):  # few runs: a limit may be infinite
+        return value, value * np.exp(error) if relative else value + error
 
 
 def difference(a: Fit, b: Fit, draws_a: Draws, draws_b: Draws, quantity: Quantity, *, relative: bool = False,
@@ -86,6 +87,8 @@ def difference(a: Fit, b: Fit, draws_a: Draws, draws_b: Draws, quantity: Quantit
     rng = np.random.default_rng(seed)
     left, first = _around(a, draws_a, quantity, relative, new_run, rng)
     right, second = _around(b, draws_b, quantity, relative, new_run, rng)
-    tail = 50 * (1 - level)
-    low, high = np.nanpercentile(first - rng.permutation(second), [tail, 100 - tail]).tolist()
+    apart, tail = first - rng.permutation(second), 50 * (1 - level)
+    # Not interpolated: between two infinite draws there is nothing.
+    low = float(np.nanpercentile(apart, tail, method="lower"))
+    high = float(np.nanpercentile(apart, 100 - tail, method="higher"))
     return Difference(left - right, low, high, left, right, level)

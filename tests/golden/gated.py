@@ -7,9 +7,13 @@ after it. retention: torchscale's, with the paper's group norm put where the rel
 """
 
 import argparse
+import pathlib
+import sys
 
 import numpy as np
-from recurrent import BATCH, TIME, WIDTH, arrays, run_torch, write
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from recurrent import BATCH, TIME, WIDTH, arrays, run_torch, write  # noqa: E402
 
 HEADS = 3
 

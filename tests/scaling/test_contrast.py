@@ -42,6 +42,15 @@ def test_a_law_does_not_differ_from_itself(two, quantity):
     assert 1.1 < (d.high - d.low) / np.subtract(*np.percentile(one, [97.5, 2.5])) < 1.8
 
 
+def test_a_limit_among_infinite_draws_is_infinite(two):
+    """As those of a law with few runs are, in the log."""
+    (a, draws), (b, others) = two
+    some = np.arange(400) % 10 == 0
+    quantity = lambda fit, theta: np.where(some & (len(theta["alpha"]) > 1) & (fit is b), np.inf, theta["alpha"].mean())
+    d = scaling.difference(a, b, draws, others, quantity)
+    assert d.low == -np.inf and np.isfinite(d.high)
+
+
 def test_swapped_laws_swap_the_sign(two):
     (a, one), (b, other) = two
     d, e = (scaling.difference(*v, alpha) for v in ((a, b, one, other), (b, a, other, one)))

@@ -90,6 +90,8 @@ def seen(process, kill_after=None) -> list[int]:
     found = []
     try:
         for line in process.stdout:
+            if not line.endswith("\n"):  # the kill cut it
+                break
             found.append(int(line.split()[1]))
             if kill_after is not None and len(found) == 4:
                 time.sleep(kill_after)
