@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from recurrent import BATCH, TIME, WIDTH, arrays, run_torch, write  # noqa: E402
+from recurrent import BATCH, TIME, WIDTH, arrays, run_torch, write
 
 HEADS = 3
 
