@@ -34,3 +34,11 @@ def few_memory_maps():
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
+
+
+@pytest.fixture
+def quick_compilation():
+    """Large programs that are compiled for a few small numbers skip most of the optimisation, which halves the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -75,6 +75,7 @@ def method(request):
     return METHODS[request.param]
 
 
+@pytest.mark.slow
 def test_linen_gives_the_same_values(method):
     args, module = arguments(method), interop.to_linen(method)
     variables = jax.jit(module.init)(jax.random.key(0), *args)
@@ -85,6 +86,7 @@ def test_linen_gives_the_same_values(method):
     same(jax.jit(module.apply)({"params": params}, *args), ours)
 
 
+@pytest.mark.slow
 def test_nnx_gives_the_same_values_and_draws_them_by_the_declaration(method):
     args, module = arguments(method), interop.to_nnx(method, rngs=nnx.Rngs(params=3))
     params = param.init(method.decl(), nnx.Rngs(params=3).params())
@@ -129,6 +131,7 @@ def plain_step(method, params, tx, args):
     return optax.apply_updates(params, updates)
 
 
+@pytest.mark.slow
 def test_a_step_through_linen_equals_ours():
     method, tx = METHODS["lm"], optax.adamw(1e-2, mask=param.decayed(METHODS["lm"].decl()))
     args, module = arguments(method), interop.to_linen(method)

@@ -49,6 +49,7 @@ def test_extra_axes_are_allowed_by_name():
     assert param.gain(lane=3, extra_axes=("lane",)).axes == ("lane",)
 
 
+@pytest.mark.slow
 def test_adding_a_leaf_moves_no_other_and_depth_is_a_prefix():
     key = jax.random.key(0)
     small, more = param.init(layer(), key), param.init(layer() | dict(a=param.matrix(dict(embed=4), dict(ff=2))), key)

@@ -1,17 +1,9 @@
-"""Contract checks compile large programs for a few small numbers, so they skip most of the optimisation.
+"""Contract checks compile with few optimisations, but for those marked optimised."""
 
-That halves the time; what is marked optimised, further options of every method, is compiled as in use.
-"""
-
-import jax
 import pytest
 
 
 @pytest.fixture(autouse=True)
-def quick_compilation(request):
-    if request.node.get_closest_marker("optimised"):
-        yield
-        return
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def as_marked(request):
+    if not request.node.get_closest_marker("optimised"):
+        request.getfixturevalue("quick_compilation")

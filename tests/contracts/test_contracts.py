@@ -111,7 +111,9 @@ def rows():
         for name in registry:
             quick = family != "token mixer" or name in QUICK
             first = () if quick else pytest.mark.slow
-            for table, marks in ((VARIANTS, first), (SLOW, (pytest.mark.slow, pytest.mark.optimised))):
+            # Further rows of the methods in QUICK are compiled as in use, and find what optimisation breaks.
+            further = (pytest.mark.slow, pytest.mark.optimised) if quick else pytest.mark.slow
+            for table, marks in ((VARIANTS, first), (SLOW, further)):
                 for options in table.get((family, name), [dict()] if table is VARIANTS else []):
                     said = ",".join(f"{k}={v}" for k, v in options.items())
                     fields = options | (dict(width=WIDTH) if family in wide else {})

@@ -195,6 +195,7 @@ def rows():
             yield pytest.param(mixer, promises, marks=marks, id=type(mixer).__name__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mixer", "promises"), list(rows()))
 def test_a_fault_in_a_token_mixer_is_caught(mixer, promises):
     assert broken(testing.token_mixer(mixer, time=TIME)) >= set(promises)

@@ -56,6 +56,7 @@ def test_it_is_built_by_name_beside_ours_and_decodes(on_the_path):
         assert apart(y, logits[:, t]) < TOLERANCE["float32"]
 
 
+@pytest.mark.slow
 def test_it_is_found_on_the_python_path_of_any_folder(tmp_path):
     paths = os.pathsep.join([str(OUTSIDE), str(ROOT)])
     environment = {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}

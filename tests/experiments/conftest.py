@@ -29,6 +29,7 @@ def environment():
     return os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # scripts compile more than they run
         "JAX_NUM_CPU_DEVICES": "1",
         "PYTHONPATH": str(ROOT / "tests" / "outside"),
     }

@@ -36,6 +36,7 @@ def test_train_refuses(train, tmp_path, change, said):
     refused(train(tmp_path / "out", "--steps", "2", *change), said)
 
 
+@pytest.mark.slow
 def test_an_axis_that_does_not_divide(train, tmp_path):
     refused(train(tmp_path, "--mesh", "tensor=4", JAX_NUM_CPU_DEVICES="4"), "kv_heads=2 does not divide over tensor=4")
     refused(train(tmp_path, "--mesh", "fsdp=8", JAX_NUM_CPU_DEVICES="8"), "does not divide over")

@@ -32,6 +32,7 @@ def follows(folder, single):
     assert found == pytest.approx(single, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["fsdp=8", "fsdp=4,tensor=2", "data=2,tensor=4"])
 def test_a_mesh_follows_the_single_device(train, single, tmp_path, mesh):
     status, _, err = train(tmp_path, *OPTIONS, *MIXER, "--mesh", mesh, JAX_NUM_CPU_DEVICES="8")
@@ -55,6 +56,7 @@ def two(begin, out, *arguments):
     return [begin(out, *OPTIONS, *MIXER, *arguments, **where, JAX_PROCESS_ID=str(i)) for i in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["fsdp=4,tensor=2", "dcn.data=2,fsdp=4"])
 def test_two_processes_follow_the_single_device(begin, single, tmp_path, mesh):
     processes = two(begin, tmp_path, "--mesh", mesh)

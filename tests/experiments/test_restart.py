@@ -104,6 +104,7 @@ def test_one_kill_and_a_restart(begin, train, whole, tmp_path):
     same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_with_status_0(begin, train, whole, tmp_path):
     process = begin(tmp_path, *OPTIONS)
     while steps_logged(tmp_path) < 7:
@@ -118,6 +119,7 @@ def test_sigterm_saves_and_ends_with_status_0(begin, train, whole, tmp_path):
     same(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_a_changed_model_or_data_names_the_field(train, whole, tmp_path):
     for change, said in (
         (("--model.width", "32"), "model.width was 16, is 32"),
@@ -128,6 +130,7 @@ def test_a_changed_model_or_data_names_the_field(train, whole, tmp_path):
         assert status == 2 and said in err and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_with_the_same_batches(begin, train, whole, tmp_path):
     assert killed_when(begin, tmp_path, lambda out: steps_logged(out) >= 25)
     status, _, err = train(tmp_path, *OPTIONS, "--mesh", "fsdp=2,tensor=2", JAX_NUM_CPU_DEVICES="4")
@@ -147,6 +150,7 @@ def test_load_gives_back_model_and_parameters(whole):
     )
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(train, tmp_path):
     options = ("--steps", "40", "--save-every", "2", "--optimizer", "sgd", "--learning-rate", "1e12", "--schedule",
                "linear", "--warmup", "1.0", "--clip", "None")  # fmt: skip
@@ -157,6 +161,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(train
     assert latest is None or latest < step
 
 
+@pytest.mark.slow
 def test_a_profile_and_tensorboard_are_written_when_asked_for(train, tmp_path):
     options = ("--steps", "6", "--profile", "2:3", "--tensorboard", "--log-every", "2")
     status, _, err = train(tmp_path, *options)

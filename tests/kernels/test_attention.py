@@ -31,6 +31,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_blocked_equals_whole_in_values_and_gradients(name, monkeypatch):
     monkeypatch.setattr(xla, "BLOCK", 16)
@@ -58,6 +59,7 @@ def test_whole_equals_the_sum_written_out():
                 np.testing.assert_allclose(y[0, t, n, g], (p / p.sum()) @ v[0, seen, n], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_multi_query_is_multi_head_with_the_same_keys_for_all_heads():
     one, many = Attention(8, heads=4, kv_heads=1), Attention(8, heads=4)
     params = param.init(one.decl(), jax.random.key(0))

@@ -52,6 +52,7 @@ def test_grow_is_expm1_to_the_last_digits_at_every_size():
     assert grow(jnp.float32(-1e4)) == grow(jnp.float32(-jnp.inf)) == -1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", [0.0, 0.02, 1.0, 30.0])
 @pytest.mark.parametrize("time", [1, 63, 150])
 def test_gla_is_its_recurrence_at_any_decay_and_length(time, speed):
@@ -154,6 +155,7 @@ def test_constant_parameters_make_the_selective_scan_a_convolution():
     assert apart(y[0, :, 0], jnp.convolve(x[0, :, 0], filter_)[:time]) < 1e-5
 
 
+@pytest.mark.slow
 def test_short_conv_is_its_step_and_stops_at_documents():
     time, c, w = 12, 3, 4
     keys = iter(jax.random.split(jax.random.key(3), 3))

@@ -35,6 +35,7 @@ def pattern(kind, l, c=2):
     return sets(lambda t, s: s // l == t // l), sets(lambda t, s: s % l in range(l - c, l))
 
 
+@pytest.mark.slow
 def test_sinks_stay_in_sight_of_a_window_in_every_document():
     mixer = Attention(D, heads=2, window=3, sinks=2)
     assert (reach(mixer) == sets(lambda t, s: t - s < 3 or s < 2)).all()
@@ -80,6 +81,7 @@ def test_the_halves_see_the_sets_of_the_paper(kind):
         assert (reach(halves[name]) == expected | own).all(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["strided", "fixed"])
 def test_output_and_gradient_are_those_of_dense_attention_with_the_same_mask(kind):
     mixer = SparseTransformer(D, heads=4, pattern=kind, stride=5, columns=2, position=NoPosition())

@@ -172,6 +172,7 @@ def test_a_head_scale_below_its_bound_acts_as_the_bound_and_can_come_back():
     assert (jnp.abs(g) > 1e-6).all()
 
 
+@pytest.mark.slow
 def test_tuning_the_head_scale_moves_one_number_a_layer_and_head():
     lm = build(ModelConfig(width=16, depth=3, mixer="nope_head_scale(heads=2)"), vocab=7)
     decl = lm.decl()

@@ -26,6 +26,7 @@ def test_products_of_features_are_the_taylor_polynomial():
     assert features(jnp.asarray(q)).shape[-1] == width(16) == 1 + 16 + 136
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", [1, 130])
 def test_chunks_equal_pairs_and_the_recurrence_in_values_state_and_gradients(time):
     q, k, v, empty = inputs(time)

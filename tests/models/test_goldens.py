@@ -44,6 +44,7 @@ def runs(mixer, params, x, seq):
     return jax.jit(mixer.scan)(params, x, state, seq)[0], jnp.stack(steps, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXERS)
 def test_outputs_and_gradients_are_those_of_others(name):
     mixer, (params, rows) = MIXERS[name], read(name)
@@ -56,6 +57,7 @@ def test_outputs_and_gradients_are_those_of_others(name):
     assert apart(jax.jit(jax.grad(score))(rows["x"]), rows["dx"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_rwkv7_is_the_authors_listing_with_and_without_the_value_residual():
     params, rows = read("rwkv7")
     given, seq = None, whole(*rows["x"].shape[1:3])

@@ -42,6 +42,7 @@ def test_neighbours_in_the_sorting_differ_in_one_sign():
     assert (jnp.sum(found[1:] != found[:-1], -1) == 1).all()
 
 
+@pytest.mark.slow
 def test_the_recursion_over_exact_parts_is_masked_attention_in_values_and_gradients():
     """A block of everything leaves nothing to estimate; 45 tokens, so that halves are odd."""
     plain = Attention(8, heads=4, kv_heads=2)
@@ -54,6 +55,7 @@ def test_the_recursion_over_exact_parts_is_masked_attention_in_values_and_gradie
     assert apart(*jax.jit(lambda: (both(run(ours)), both(run(plain))))()) < 1e-5
 
 
+@pytest.mark.slow
 def test_numerators_and_denominators_are_unbiased_over_draws():
     q, k = inputs()
     full = hyper.exact(q.x, k.x, k.v, jnp.ones((1, 1, T, T), bool))
@@ -70,6 +72,7 @@ def test_numerators_and_denominators_are_unbiased_over_draws():
         assert away.max() < 5 and 0.8 < np.mean(away**2) < 1.2, (away.max(), np.mean(away**2))
 
 
+@pytest.mark.slow
 def test_the_error_falls_with_the_block_and_with_the_samples():
     q, k = inputs(2.0)
     full = hyper.exact(q.x, k.x, k.v, jnp.ones((1, 1, T, T), bool)).y
@@ -84,6 +87,7 @@ def test_the_error_falls_with_the_block_and_with_the_samples():
     assert e[4, 4] > 1.5 * e[4, 32] > 2 * e[16, 32] and e[4, 4] > 1.5 * e[16, 4] and e[T, 4] < 1e-5
 
 
+@pytest.mark.slow
 def test_only_calls_beyond_the_least_length_are_estimates():
     x, seq = jax.random.normal(jax.random.key(1), (1, 30, 8)), from_starts(jnp.zeros((1, 30), bool).at[0, 0].set(True))
     make = lambda least: HyperAttention(8, heads=2, least=least, block=4, samples=4)

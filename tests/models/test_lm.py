@@ -59,6 +59,7 @@ def test_prefill_and_steps_equal_the_whole(name):
     assert apart(decoded(params), jax.jit(lm.apply)(params, ids, seq)[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_packed_documents_equal_separate_ones():
     lm = model(mixer="gla(heads=2),attention(heads=2)", depth=2)
     params, ids = params_of(lm), tokens(1)
@@ -69,6 +70,7 @@ def test_packed_documents_equal_separate_ones():
     assert apart(packed, jnp.concatenate([first, second], 1)) < 1e-5
 
 
+@pytest.mark.slow
 def test_remat_changes_neither_loss_nor_gradient():
     base = model(mixer="attention(heads=2)", depth=2, dropout=0.1)
     params, ids = params_of(base), tokens()
@@ -83,6 +85,7 @@ def test_remat_changes_neither_loss_nor_gradient():
         assert apart(gradient(name), plain) < 1e-5, name
 
 
+@pytest.mark.slow
 def test_unrolled_depth_equals_the_scan():
     lm = model(mixer="attention(heads=2)", depth=4)
     params, ids = params_of(lm), tokens()
@@ -90,6 +93,7 @@ def test_unrolled_depth_equals_the_scan():
     assert apart(dataclasses.replace(lm, unroll=1).apply(params, ids, whole(2, T))[0], unrolled) < 1e-5
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_only_acts_in_training():
     lm = model(dropout=0.5)
     params, ids = params_of(lm), tokens()
@@ -130,6 +134,7 @@ def test_cost_equals_the_contractions_of_a_forward_pass():
     assert counted == lm.cost(2 * T, T).flops
 
 
+@pytest.mark.slow
 def test_cross_attention_in_training_and_decoding():
     unit = (Block(Attention(16, heads=2)), Block(CrossAttention(16, heads=2)))
     lm = LM(vocab=V, width=16, unit=unit, repeats=2, residual=PreNorm(Rms(16)))
@@ -183,6 +188,7 @@ def test_what_a_mixer_needs_must_be_given_before_it():
         LM(vocab=V, width=16, unit=(Block(Needy(16, heads=2)),), repeats=1, residual=PreNorm(Rms(16)))
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_stays_close():
     lm = model(mixer="gla(heads=2),attention(heads=2)", depth=2)
     low = dataclasses.replace(lm, dtype="bfloat16")

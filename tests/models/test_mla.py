@@ -24,6 +24,7 @@ def run(mixer, params, x):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operators", [False, True])
 def test_absorbed_equals_expanded_in_values_and_gradients(operators):
     mixer = Mla(D, heads=3, head_dim=4, rank=5, q_rank=7)

@@ -64,6 +64,7 @@ def test_importance_is_the_summed_overlap_written_as_loops():
     np.testing.assert_allclose(p @ np.asarray(got), by_paper, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_group_chooses_its_own_block_the_one_before_the_first_and_the_best_of_the_rest():
     at = tokens()
     picked, counts = chosen(at, top=4)
@@ -81,6 +82,7 @@ def test_a_group_chooses_its_own_block_the_one_before_the_first_and_the_best_of_
         assert {int(m) for m, c in zip(picked[0, t], counts[0, t], strict=True) if c} == wanted
 
 
+@pytest.mark.slow
 def test_fetched_blocks_equal_a_mask_over_all_keys_in_values_and_gradients(monkeypatch):
     monkeypatch.setattr(_nsa, "QUERIES", 8)
     q, k, v, _ = arrays()
@@ -116,6 +118,7 @@ def test_probabilities_add_up_over_a_group_and_nothing_whole_reads_zero():
     assert (jnp.where(some[:, 0, :, None, None, None], 0.0, y) == 0).all() and (jnp.abs(y[1, 3:]) > 0).all()
 
 
+@pytest.mark.slow
 def test_fetching_is_what_training_does_where_few_blocks_are_chosen(monkeypatch):
     mixer = NativeSparseAttention(16, heads=4, kv_heads=2, block=4, stride=2, select=4, top=3, window=5)
     params, x = draw(mixer.decl(), jax.random.key(0)), jax.random.normal(jax.random.key(1), (1, 60, 16))

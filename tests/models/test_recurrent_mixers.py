@@ -58,6 +58,7 @@ def test_retention_sees_differences_of_positions_only():
     assert apart(run(still, params), run(mixer, params)) > 1e-2
 
 
+@pytest.mark.slow
 def test_gated_deltanet_that_keeps_all_is_delta_net():
     gated, plain = GatedDeltaNet(D, heads=2, key=8, value=8), DeltaNet(D, heads=2, key=8, value=8)
     params = draw(gated.decl(), jax.random.key(0))
@@ -67,6 +68,7 @@ def test_gated_deltanet_that_keeps_all_is_delta_net():
     assert apart(run(without, params), run(without, kept)) > 1e-3
 
 
+@pytest.mark.slow
 def test_rwkv7_without_rates_is_gated_linear_attention():
     """a = 0 removes nothing; k becomes k (1 - alpha)."""
     mixer = Rwkv7(D, heads=2, decay_rank=3, rate_rank=3, gate_rank=3)
@@ -85,6 +87,7 @@ def test_rwkv7_decays_no_faster_than_the_papers_bound():
     assert jnp.allclose(jnp.exp(g), np.exp(-np.exp(-0.5)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_value_residuals_pass_from_a_first_layer_to_the_others():
     first, rest = Rwkv7(D, heads=2), Rwkv7(D, heads=2, residual=True)
     options = dict(width=D, repeats=2, residual=PreNorm(Rms(D)))
@@ -112,6 +115,7 @@ def test_decoding_costs_the_same_after_any_number_of_tokens(name):
     assert param.nbytes(mixer.state(1, 1024)) == mixer.cost(1, 1024).state_bytes
 
 
+@pytest.mark.slow
 def test_mamba2_with_a_head_a_group_has_parameters_of_its_own_for_each():
     one, all_ = Mamba2(D, head_dim=8, n=4), Mamba2(D, head_dim=8, n=4, groups=4)
     params = draw(one.decl(), jax.random.key(0))

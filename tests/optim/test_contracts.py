@@ -31,6 +31,7 @@ QUICK = ("adam", "adamw", "lion", "sgd", "lamb", "prodigy", "schedule_free", "so
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in RULES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_promise(name):
     rule = RULES[name]()

@@ -99,6 +99,7 @@ def test_storing_is_unbiased_and_close(name, signed):
     assert rms(jnp.mean(many, 0) - x) < (0.01 if name in ("bf16", "fp8:128") else 0.02) * rms(x)
 
 
+@pytest.mark.slow
 def test_coat_fills_the_range_and_undoes_itself():
     fmt, slot = formats.Format.parse("coat:128"), Slot()
     x = jnp.exp(jnp.linspace(-1, 1, 128))[None]
@@ -221,6 +222,7 @@ def test_specs_with_zero():
     assert specs.step == P()
 
 
+@pytest.mark.slow
 def test_fused_scan_equals_backward_then_update():
     rng = np.random.default_rng(0)
     layers = dict(w=jnp.asarray(rng.normal(size=(3, 8, 8)) * 0.3, jnp.float32), b=jnp.zeros((3, 8)))

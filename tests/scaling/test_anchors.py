@@ -24,6 +24,7 @@ def test_likelihood_ratio_against_hoffmann(epoch240):
     np.testing.assert_allclose(laplace(epoch240, HOFFMANN) - laplace(epoch240, theta), 275.5, atol=0.05)
 
 
+@pytest.mark.slow
 def test_log_least_squares_in_scaled_units(epoch240):
     """The raw residuals of the log fit, and the split exponent a with its standard error."""
     scaled = Data(dict(N=epoch240.x["N"] / 1e6, D=epoch240.x["D"] / 1e9), epoch240.y)
@@ -39,6 +40,7 @@ def test_log_least_squares_in_scaled_units(epoch240):
     np.testing.assert_allclose(np.sqrt(slope @ c[np.ix_([i, j], [i, j])] @ slope), 0.009223, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_raw_units_end_at_the_optimum(epoch240):
     """Where a fit in raw units stops early (B 7678, beta .42824), and where others end on the 217 runs."""
     fit = scaling.fit(LAW, epoch240, lsq("raw"))

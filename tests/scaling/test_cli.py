@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_verbs(folder, capsys):
     runs, saved = str(folder / "runs.csv"), str(folder / "fit.json")
     at = ["N=1e10", "D=2e11"]

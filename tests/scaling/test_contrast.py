@@ -32,6 +32,7 @@ def two():
     return fitted(TRUE, 0), fitted(OTHER, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", [alpha, scaling.loss_at(BIG), scaling.best_loss(1e21)], ids=["alpha", "at", "C"])
 def test_a_law_does_not_differ_from_itself(two, quantity):
     """The same draws twice are paired at random: not 0 but an interval about 0, root two as wide as one law's."""

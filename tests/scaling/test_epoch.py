@@ -16,6 +16,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", EXACT, ids=str)
 def test_exact_optima(epoch240, loss):
     fit = scaling.fit("chinchilla", epoch240, loss)
@@ -98,6 +99,7 @@ def resamples(epoch240):
     return fit, weights, scaling.refit(fit, w=weights)
 
 
+@pytest.mark.slow
 def test_bootstrap_of_the_published_resamples(resamples):
     fit, _, draws = resamples
     first = dict(A=349.556372, B=2356.24831, E=1.793330, alpha=0.328633, beta=0.371855)

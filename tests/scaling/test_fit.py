@@ -31,6 +31,7 @@ def test_noise_free_recovery(loss):
     assert fit.status == "converged" and fit.hit_rate >= 0.99
 
 
+@pytest.mark.slow
 def test_one_input_laws():
     x = np.geomspace(1e6, 1e10, 12)
     fit = scaling.fit("power(input='C')", Data(dict(C=x), 88 * x**-0.05))
@@ -39,6 +40,7 @@ def test_one_input_laws():
     np.testing.assert_allclose([fit.theta[k] for k in ("A", "alpha", "E")], [30, 0.3, 1.5], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_mu_scaling(table):
     t = table("muscaling_10pt.csv")
     small = t["split"] == "train"
@@ -50,6 +52,7 @@ def test_mu_scaling(table):
     np.testing.assert_allclose(fit.predict(dict(N=t["params_M"][~small])), [3.18899, 3.08001, 3.03691], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_function_law_equals_the_built_in():
     def f(p, x):
         return p["a"] * x["N"] ** -p["s"] + p["b"] * x["D"] ** -p["t"] + p["e"]
@@ -66,6 +69,7 @@ def test_function_law_equals_the_built_in():
         scaling.Fit.from_json(ours.to_json())
 
 
+@pytest.mark.slow
 def test_variable_projection_ends_where_the_full_descent_does():
     data = noisy(grid(5))
     for loss in (lsq(), lsq("raw")):
@@ -82,6 +86,7 @@ def test_variable_projection_ends_where_the_full_descent_does():
     assert line.status == "converged" and line.hit_rate == 1
 
 
+@pytest.mark.slow
 def test_fixed_and_bounds():
     data = noisy(grid())
     free = scaling.fit("chinchilla", data, lsq())

@@ -35,6 +35,7 @@ def test_without_a_floor_it_is_a_line_in_the_logs():
     np.testing.assert_allclose([fit.theta["alpha"], np.log(fit.theta["A"])], [-slope, level], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_planted_curve_lies_in_its_intervals_and_the_largest_sets_are_foretold():
     data = Data(dict(D=D[4:]), curve(0.005)[4:])
     fit = scaling.fit("hestness", data, lsq())

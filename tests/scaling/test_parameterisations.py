@@ -79,6 +79,7 @@ def trajectory(decl, scales, spec, start, steps=6, decay=0.3):
     return np.array(logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_symmetry_of_multiplier_start_and_rate(step):
     """(a + t, b - t, c - t) for Adam, c - 2t for SGD: the function trains alike in float64, eps and decay included."""
@@ -252,6 +253,7 @@ def moved_features(decl, scales, spec, rate, branch=None):
     return float(run(params))
 
 
+@pytest.mark.slow
 def test_features_move_under_mup_and_freeze_under_ntk():
     """With one rate for all layers, the features' change goes as n^-r: r = 0 for muP, 1/2 for NTK."""
     widths, slopes = (32, 256, 2048), {}

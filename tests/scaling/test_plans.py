@@ -119,6 +119,7 @@ def test_envelope():
     assert 0.25 < best / 4e8 < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["aicc", "kfold", "extrapolate"])
 def test_selection_finds_the_form(by):
     data = surface(noise=0.003)

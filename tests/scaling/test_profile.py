@@ -22,6 +22,7 @@ def fit():
     return scaling.fit("chinchilla", runs(), lsq())
 
 
+@pytest.mark.slow
 def test_profile_is_a_likelihood_ratio(fit):
     """At its ends the refitted residual sum of squares has risen by t^2 times the noise variance."""
     p = scaling.profile(fit, "alpha")

@@ -52,6 +52,7 @@ def test_start_by_in_degree():
     assert 0.5 < min(sizes[True]) and max(sizes[True]) < 2 and max(sizes[False]) > 30
 
 
+@pytest.mark.slow
 def test_criticality():
     """ReLU (0, 2), tanh (0, 1) at K* = 0, SiLU and GELU as in the book; a wide random network follows the recursion."""
     silu, gelu = jax.nn.silu, lambda z: jax.nn.gelu(z, approximate=False)

@@ -37,6 +37,7 @@ def test_student_quantiles():
         np.testing.assert_allclose(t_quantile(share, df), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pairs", "wild", "parametric"])
 def test_bootstrap_agrees_with_the_delta_method(fit, kind):
     """Where noise is normal and equal, all kinds estimate the same standard errors."""
@@ -50,6 +51,7 @@ def test_bootstrap_agrees_with_the_delta_method(fit, kind):
     assert low < fit.theta["alpha"] < high
 
 
+@pytest.mark.slow
 def test_cluster_bootstrap_sees_that_checkpoints_repeat():
     """Eight checkpoints that share one run's noise are one run: pairs claim too much, cluster does not."""
     x = design(8, high=1e9)
@@ -87,6 +89,7 @@ def test_weights_and_resamples_are_the_same_thing(fit):
         np.testing.assert_allclose(draws["beta"][i], fresh.theta["beta"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_new_run_is_wider_than_the_mean(fit):
     x = dict(N=4e9, D=8e10)
     draws = scaling.bootstrap(fit, 400, kind="parametric")

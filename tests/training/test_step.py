@@ -17,6 +17,7 @@ from jaxlib_ext.training import losses
 from jaxlib_ext.training.losses import Loss
 from jaxlib_ext.training.step import global_norm, make_step
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 V, B, T = 32, 8, 16
 
 
@@ -42,7 +43,9 @@ def reference():
     return train(make_step(lm(), optax.adamw(1e-2), losses.next_token))
 
 
-@pytest.mark.parametrize("mesh", ["fsdp=8", "fsdp=4,tensor=2", "data=2,tensor=4"])
+@pytest.mark.parametrize(
+    "mesh", ["fsdp=4,tensor=2", *(pytest.param(m, marks=pytest.mark.slow) for m in ("fsdp=8", "data=2,tensor=4"))]
+)
 def test_every_mesh_trains_as_one_device_does(mesh):
     step = make_step(lm(), optax.adamw(1e-2), losses.next_token, sharding.make_mesh(mesh))
     state, rows = train(step)
@@ -55,6 +58,7 @@ def test_every_mesh_trains_as_one_device_does(mesh):
     assert jax.tree.map(lambda v: v.sharding, state) == step.shardings
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_the_whole_batchs():
     split = make_step(lm(), optax.adamw(1e-2), losses.next_token, accumulate=4)
     state, rows = train(split)
@@ -64,6 +68,7 @@ def test_accumulated_gradients_are_the_whole_batchs():
     assert train(on_mesh)[1][-1]["loss"] == pytest.approx(rows[-1]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_chunked_logits_give_the_same_loss_and_gradient():
     step = make_step(lm(), optax.adamw(1e-2), functools.partial(losses.next_token, chunk=4))
     state, rows = train(step)
@@ -71,6 +76,7 @@ def test_chunked_logits_give_the_same_loss_and_gradient():
     assert apart(state.params, reference()[0].params) < 1e-4
 
 
+@pytest.mark.slow
 def test_masked_targets_do_not_count():
     model, rows = lm(), batch()
     params = param.init(model.decl(), jax.random.key(0))
@@ -93,6 +99,7 @@ def test_z_loss_adds_the_squared_log_partition():
     assert float(with_z.metrics["loss"]) == float(plain.metrics["loss"])
 
 
+@pytest.mark.slow
 def test_clipping_is_by_a_float32_global_norm():
     leaves = {str(i): jnp.ones((1,), jnp.bfloat16) for i in range(4000)}
     assert global_norm(leaves) == pytest.approx(4000**0.5)
@@ -108,6 +115,7 @@ def test_clipping_is_by_a_float32_global_norm():
     del free
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_parameters():
     step = make_step(lm(), optax.adamw(1e-2), losses.next_token, ema=0.9)
     state = step.init(jax.random.key(0))
@@ -150,6 +158,7 @@ def test_buffers_are_seen_by_no_optimizer():
     assert len(jax.tree.leaves(step.abstract.opt)) == 3  # count, mu and nu of w
 
 
+@pytest.mark.slow
 def test_a_buffer_written_inside_the_unit_reaches_its_layer():
     @dataclasses.dataclass(frozen=True)
     class Tally:
@@ -179,6 +188,7 @@ def test_the_state_is_donated():
     assert w.is_deleted()
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_parameters():
     step = make_step(lm(dtype="bfloat16"), optax.adamw(1e-2), losses.next_token)
     state, rows = train(step)
@@ -186,6 +196,7 @@ def test_bfloat16_compute_keeps_float32_parameters():
     assert rows[-1]["loss"] == pytest.approx(reference()[1][-1]["loss"], rel=2e-2)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_said():
     step = make_step(lm(), optax.sgd(1e9), losses.next_token)
     rows = train(step, 4)[1]
