@@ -13,6 +13,7 @@ from .hlo import Computation, Instruction, Module
 
 _KNOWN = re.compile(r'known_trip_count"?[:=]\s*\{"?n"?[:=]\s*"?(\d+)')
 _CALLS = ("calls", "branch_computations", "true_computation", "false_computation", "called_computations")
+_STARTS = ("async-start", "call-start")  # of what another engine does beside: on tpu7x SparseCore's collectives
 _THROUGH = ("copy", "bitcast", "convert", "reshape", "copy-done", "copy-start")
 
 
@@ -50,9 +51,9 @@ def runs(module: Module) -> Runs:
             for role in _CALLS:
                 for inner in called.get(role, ()):
                     visit(inner, weight, fused or role == "calls")
-            if instruction.opcode in ("call", "async-start"):
+            if instruction.opcode in ("call", *_STARTS):
                 for inner in called.get("to_apply", ()):
-                    visit(inner, weight, fused or instruction.opcode == "async-start")
+                    visit(inner, weight, fused or instruction.opcode in _STARTS)
 
     visit(module.entry, 1.0)
     return Runs(times, tuple(own), tuple(unknown))

@@ -69,7 +69,7 @@ def test_several_mixers_make_one_table(ladder, jobs, tmp_path):
         assert float(rows[name]["low"]) < float(rows[name]["high"])
     assert (both / "laws.png").stat().st_size > 10_000
     alone, here = (json.loads((folder / "fit.json").read_text()) for folder in (jobs[0], both / "attention-heads=1"))
-    assert here["theta"] == pytest.approx(alone["theta"])
+    assert here["fit"]["theta"] == pytest.approx(alone["fit"]["theta"])
 
 
 @pytest.mark.slow
