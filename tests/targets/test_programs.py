@@ -54,6 +54,26 @@ def test_every_collective_is_found_with_its_axis_times_and_bytes(program):
     assert {c.axes for c in found(*program)} == {("fsdp",), ("tensor",)}
 
 
+SPARSE_CORE = """HloModule s, num_partitions=8
+
+%called (p: bf16[4,32]) -> bf16[32,32] {
+  %p = bf16[4,32]{1,0} parameter(0)
+  ROOT %g = bf16[32,32]{1,0} all-gather(%p), channel_id=1, replica_groups=mesh['axis_0'=8] {'axis_0'}, dimensions={0}
+}
+
+ENTRY %main (a: bf16[4,32]) -> bf16[32,32] {
+  %a = bf16[4,32]{1,0} parameter(0)
+  %s = ((bf16[4,32]{1,0}), bf16[32,32]{1,0}) call-start(%a), async_execution_thread="sparsecore", to_apply=%called
+  ROOT %d = bf16[32,32]{1,0} call-done(%s)
+}
+"""
+
+
+def test_a_collective_on_another_engine_is_found():
+    (gather,) = found(sharding.make_mesh("fsdp=8"), SPARSE_CORE)
+    assert (gather.kind, gather.axes, gather.times, gather.nbytes) == ("all-gather", ("fsdp",), 1, 32 * 32 * 2)
+
+
 def test_trip_counts_are_read_from_the_loop_where_the_compiler_does_not_print_them(program):
     mesh, text = program
     known = {f'"known_trip_count":{{"n":"{DEPTH}"}}', '"known_init_step":{"init":"0","step":"1"},'}
