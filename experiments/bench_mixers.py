@@ -1,8 +1,10 @@
-"""Speed and memory of the recurrences behind the mixers: the chunked form against the plain loop over tokens.
+"""Speed and memory of the kernels behind the mixers: the chunked form against the plain loop over tokens.
 
     python experiments/bench_mixers.py
     python experiments/bench_mixers.py --mixers mamba2,gla --times 2048
 
+hyena has convolutions in place of a recurrence: "hyena" is the form that is chosen by size against one transform of the
+row, "hyena_toeplitz" products with blocks throughout against the same, "hyena_packed" the form for several documents.
 For every mixer the forward pass and the gradient by all inputs, both forms taking turns in one process, so a drift of
 the machine hits both alike; medians of the pairs' ratios with 95% intervals (bootstrap). Memory is what the compiled
 gradient takes beside its arguments and results. Limits: executed contractions against a measured float32 matrix
@@ -26,6 +28,7 @@ from jaxlib_ext.kernels.delta_rule import delta_rule
 from jaxlib_ext.kernels.dplr import dplr
 from jaxlib_ext.kernels.gla import gla
 from jaxlib_ext.kernels.linear_scan import linear_scan
+from jaxlib_ext.kernels.long_conv import long_conv
 from jaxlib_ext.kernels.mesa import mesa
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.ssd import ssd
@@ -39,11 +42,13 @@ Array = jax.Array
 class Bench:
     """What is measured."""
 
-    mixers: str = "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru"
+    mixers: str = (
+        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,hyena,hyena_toeplitz,hyena_packed"
+    )
     times: str = "2048,16384"
     heads: int = 4
     dim: int = 64
-    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru of one."""
+    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru and hyena of one."""
     batch: int = 1
     turns: int = 9
     """Alternations; the first compiles and does not count."""
@@ -52,7 +57,7 @@ class Bench:
 
 
 class Case(NamedTuple):
-    """A recurrence: differentiable inputs, whose last is the state, and its two forms, both -> (y, last state)."""
+    """A kernel: differentiable inputs, whose last is the state, and its two forms, both -> (y, last state)."""
 
     inputs: tuple[Array, ...]
     fast: Callable
@@ -109,8 +114,26 @@ def ridge_regression(s, q, k, v):
     return jnp.concatenate([inverse - jnp.eye(size)[None, None], sums], -1), y
 
 
+def one_transform(x: Array, taps: Array) -> Array:
+    """The convolution of rows that are one document each."""
+    n = 2 * x.shape[1]
+    return jnp.fft.irfft(jnp.fft.rfft(x, n, 1) * jnp.fft.rfft(taps, n, 0)[None], n, 1)[:, : x.shape[1]]
+
+
+def filtering(name: str, bench: Bench, t: int) -> Case:
+    """hyena's filters: no state goes in or out."""
+    c = bench.heads * bench.dim
+    start = jnp.zeros((bench.batch, t), bool).at[:, t // 2 + 1].set(name == "hyena_packed")
+    inputs = tuple(jax.random.normal(jax.random.key(n), s) for n, s in enumerate([(bench.batch, t, c), (t, c)]))
+    form = "toeplitz" if name == "hyena_toeplitz" else None
+    fast = lambda x, taps: (long_conv(x, taps, start, implementation=form), x[:, -1])
+    return Case(inputs, fast, lambda x, taps: (one_transform(x, taps), x[:, -1]))
+
+
 def case(name: str, bench: Bench, t: int) -> Case:
     """Random inputs of the recurrence behind a mixer and its two forms; a ValueError for an unknown name."""
+    if name in ("hyena", "hyena_toeplitz", "hyena_packed"):
+        return filtering(name, bench, t)
     b, h, d = bench.batch, bench.heads, bench.dim
     keys = iter(jax.random.split(jax.random.key(0), 12))
     normal = lambda *shape: jax.random.normal(next(keys), shape)

@@ -6,6 +6,7 @@ from .cross_attention import CrossAttention
 from .delta_net import DeltaNet
 from .gated_deltanet import GatedDeltaNet
 from .gla import Gla
+from .hyena import Hyena
 from .hyper_attention import HyperAttention
 from .lmuformer import LmuFormer
 from .lstm import Lstm
@@ -31,6 +32,7 @@ TOKEN_MIXERS = {
     "delta_net": DeltaNet,
     "gated_deltanet": GatedDeltaNet,
     "gla": Gla,
+    "hyena": Hyena,
     "hyper_attention": HyperAttention,
     "lmuformer": LmuFormer,
     "lstm": Lstm,
@@ -58,6 +60,7 @@ __all__ = [
     "DeltaNet",
     "GatedDeltaNet",
     "Gla",
+    "Hyena",
     "HyperAttention",
     "LmuFormer",
     "Lstm",
