@@ -12,6 +12,7 @@ product, and inputs and results moved once against a measured copy.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -29,6 +30,7 @@ from jaxlib_ext.kernels.dplr import dplr
 from jaxlib_ext.kernels.gla import gla
 from jaxlib_ext.kernels.linear_scan import linear_scan
 from jaxlib_ext.kernels.long_conv import long_conv
+from jaxlib_ext.kernels.lti import lti, modal
 from jaxlib_ext.kernels.mesa import mesa
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.ssd import ssd
@@ -43,12 +45,14 @@ class Bench:
     """What is measured."""
 
     mixers: str = (
-        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,hyena,hyena_toeplitz,hyena_packed"
+        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,laughing_hyena,"
+        "hyena,hyena_toeplitz,hyena_packed"
     )
     times: str = "2048,16384"
     heads: int = 4
     dim: int = 64
-    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru and hyena of one."""
+    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru and hyena of one, laughing_hyena
+    of 8 modes."""
     batch: int = 1
     turns: int = 9
     """Alternations; the first compiles and does not count."""
@@ -79,6 +83,14 @@ def loop(step: Callable) -> Callable:
 def diagonal(h, a, x):
     h = a * h + x
     return h, h
+
+
+def waves(made, s, u):
+    """One token of lti with modal(*made)."""
+    rate, angle, re, im, skip = (v[None] for v in made)
+    (x, y), a, b = jnp.split(s, 2, -1), jnp.exp(-rate) * jnp.cos(angle), jnp.exp(-rate) * jnp.sin(angle)
+    x, y = a * x - b * y + u[..., None], b * x + a * y
+    return jnp.concatenate([x, y], -1), jnp.sum(re * x - im * y, -1) + skip * u
 
 
 def read(s: Array, q: Array) -> Array:
@@ -179,6 +191,11 @@ def case(name: str, bench: Bench, t: int) -> Case:
     if name == "rglru":
         a = jnp.exp(speeds(b, t, h * d))
         return Case((a, normal(b, t, h * d), jnp.zeros((b, h * d))), without(linear_scan), loop(diagonal))
+    if name == "laughing_hyena":
+        c, m, real = h * d, 8, jnp.ones((b, t), bool)
+        made = (0.1 * jax.random.exponential(next(keys), (c, m)), normal(c, m), normal(c, m), normal(c, m), normal(c))
+        fast = lambda u, s: lti(u, s, start, real, modal(*made))
+        return Case((normal(b, t, c), jnp.zeros((b, c, 2 * m))), fast, loop(functools.partial(waves, made)))
     raise ValueError(f"no recurrence is known for {name!r}; known are {Bench.mixers}")
 
 

@@ -8,6 +8,7 @@ from .gated_deltanet import GatedDeltaNet
 from .gla import Gla
 from .hyena import Hyena
 from .hyper_attention import HyperAttention
+from .laughing_hyena import LaughingHyena
 from .lmuformer import LmuFormer
 from .lstm import Lstm
 from .mamba import Mamba
@@ -34,6 +35,7 @@ TOKEN_MIXERS = {
     "gla": Gla,
     "hyena": Hyena,
     "hyper_attention": HyperAttention,
+    "laughing_hyena": LaughingHyena,
     "lmuformer": LmuFormer,
     "lstm": Lstm,
     "mamba": Mamba,
@@ -62,6 +64,7 @@ __all__ = [
     "Gla",
     "Hyena",
     "HyperAttention",
+    "LaughingHyena",
     "LmuFormer",
     "Lstm",
     "Mamba",

@@ -32,6 +32,7 @@ VARIANTS = {
     ("token mixer", "mamba"): [dict(n=4, time=36)],
     ("token mixer", "hyper_attention"): [dict(heads=2, least=7, block=64, time=36)],  # one that has nothing to estimate
     ("token mixer", "hyena"): [dict(length=64, time=36)],
+    ("token mixer", "laughing_hyena"): [dict(modes=2, time=36)],
     ("token mixer", "lmuformer"): [dict(order=6, theta=10.0, signals=3, time=72)],
     ("token mixer", "lstm"): [dict(inner=12, gate_recurrence=True, time=36)],
     ("token mixer", "mla"): [dict(heads=2, q_rank=5, time=36)],
@@ -82,6 +83,7 @@ SLOW = {
         dict(order=1, length=9, conv=2, form="direct", time=36),
         dict(order=3, length=100, form="fft", time=72),  # halves of 64 tokens
     ],
+    ("token mixer", "laughing_hyena"): [dict(order=1, conv=2)],  # more than two chunks
     ("token mixer", "lmuformer"): [dict(hidden=10, signals=4)],
     ("token mixer", "lstm"): [dict(coupled=True, output_tanh=False, time=36)],
     ("token mixer", "mla"): [dict(heads=3, head_dim=6, rank=7, rope_dim=2, scale=0.3)],
