@@ -30,7 +30,7 @@ from jaxlib_ext.kernels.dplr import dplr
 from jaxlib_ext.kernels.gla import gla
 from jaxlib_ext.kernels.linear_scan import linear_scan
 from jaxlib_ext.kernels.long_conv import long_conv
-from jaxlib_ext.kernels.lti import lti, modal
+from jaxlib_ext.kernels.lti import legs_matrices, legs_step, lti, matrices, modal
 from jaxlib_ext.kernels.mesa import mesa
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.ssd import ssd
@@ -45,14 +45,14 @@ class Bench:
     """What is measured."""
 
     mixers: str = (
-        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,laughing_hyena,"
+        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,lssl,laughing_hyena,"
         "hyena,hyena_toeplitz,hyena_packed"
     )
     times: str = "2048,16384"
     heads: int = 4
     dim: int = 64
-    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru and hyena of one, laughing_hyena
-    of 8 modes."""
+    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru and hyena of one, lssl of 32,
+    laughing_hyena of 8 modes."""
     batch: int = 1
     turns: int = 9
     """Alternations; the first compiles and does not count."""
@@ -191,6 +191,19 @@ def case(name: str, bench: Bench, t: int) -> Case:
     if name == "rglru":
         a = jnp.exp(speeds(b, t, h * d))
         return Case((a, normal(b, t, h * d), jnp.zeros((b, h * d))), without(linear_scan), loop(diagonal))
+    if name == "lssl":
+        c, n, real = h * d, 32, jnp.ones((b, t), bool)
+        dt, reads = jnp.exp(speeds(c) - 3), normal(c, n)
+        fast = lambda u, dt, s: lti(u, s, start, real, matrices(*legs_matrices(dt, n, 0.5), reads, jnp.zeros(c)))
+
+        def hippo(u, dt, s):
+            def token(s, u):
+                s = legs_step(s, u, dt, 0.5)
+                return s, jnp.sum(reads[None] * s, -1)
+
+            return loop(token)(u, s)
+
+        return Case((normal(b, t, c), dt, jnp.zeros((b, c, n))), fast, hippo)
     if name == "laughing_hyena":
         c, m, real = h * d, 8, jnp.ones((b, t), bool)
         made = (0.1 * jax.random.exponential(next(keys), (c, m)), normal(c, m), normal(c, m), normal(c, m), normal(c))

@@ -10,6 +10,7 @@ from .hyena import Hyena
 from .hyper_attention import HyperAttention
 from .laughing_hyena import LaughingHyena
 from .lmuformer import LmuFormer
+from .lssl import Lssl
 from .lstm import Lstm
 from .mamba import Mamba
 from .mamba2 import Mamba2
@@ -37,6 +38,7 @@ TOKEN_MIXERS = {
     "hyper_attention": HyperAttention,
     "laughing_hyena": LaughingHyena,
     "lmuformer": LmuFormer,
+    "lssl": Lssl,
     "lstm": Lstm,
     "mamba": Mamba,
     "mamba2": Mamba2,
@@ -66,6 +68,7 @@ __all__ = [
     "HyperAttention",
     "LaughingHyena",
     "LmuFormer",
+    "Lssl",
     "Lstm",
     "Mamba",
     "Mamba2",

@@ -34,6 +34,7 @@ VARIANTS = {
     ("token mixer", "hyena"): [dict(length=64, time=36)],
     ("token mixer", "laughing_hyena"): [dict(modes=2, time=36)],
     ("token mixer", "lmuformer"): [dict(order=6, theta=10.0, signals=3, time=72)],
+    ("token mixer", "lssl"): [dict(n=6, time=36)],
     ("token mixer", "lstm"): [dict(inner=12, gate_recurrence=True, time=36)],
     ("token mixer", "mla"): [dict(heads=2, q_rank=5, time=36)],
     ("token mixer", "native_sparse_attention"): [],  # several times as much to compile
@@ -85,6 +86,7 @@ SLOW = {
     ],
     ("token mixer", "laughing_hyena"): [dict(order=1, conv=2)],  # more than two chunks
     ("token mixer", "lmuformer"): [dict(hidden=10, signals=4)],
+    ("token mixer", "lssl"): [dict(alpha=1.0, low=0.01, high=0.5)],  # more than two chunks
     ("token mixer", "lstm"): [dict(coupled=True, output_tanh=False, time=36)],
     ("token mixer", "mla"): [dict(heads=3, head_dim=6, rank=7, rope_dim=2, scale=0.3)],
     ("token mixer", "native_sparse_attention"): [

@@ -4,9 +4,10 @@ import jax
 
 from ..choice import choose
 from . import xla
+from .legs import legs, legs_matrices, legs_step
 from .systems import System, gbt, krylov, matrices, modal, powers
 
-__all__ = ["System", "gbt", "krylov", "lti", "matrices", "modal", "powers"]
+__all__ = ["System", "gbt", "krylov", "legs", "legs_matrices", "legs_step", "lti", "matrices", "modal", "powers"]
 
 Array = jax.Array
 FORMS = {"xla": xla.chunked}
