@@ -132,8 +132,10 @@ def one_transform(x: Array, taps: Array) -> Array:
     return jnp.fft.irfft(jnp.fft.rfft(x, n, 1) * jnp.fft.rfft(taps, n, 0)[None], n, 1)[:, : x.shape[1]]
 
 
-def filtering(name: str, bench: Bench, t: int) -> Case:
+def filtering(name: str, bench: Bench, t: int) -> Case | None:
     """hyena's filters: no state goes in or out."""
+    if name not in ("hyena", "hyena_toeplitz", "hyena_packed"):
+        return None
     c = bench.heads * bench.dim
     start = jnp.zeros((bench.batch, t), bool).at[:, t // 2 + 1].set(name == "hyena_packed")
     inputs = tuple(jax.random.normal(jax.random.key(n), s) for n, s in enumerate([(bench.batch, t, c), (t, c)]))
@@ -142,10 +144,36 @@ def filtering(name: str, bench: Bench, t: int) -> Case:
     return Case(inputs, fast, lambda x, taps: (one_transform(x, taps), x[:, -1]))
 
 
+def hippo(u: Array, dt: Array, reads: Array, s: Array) -> tuple[Array, Array]:
+    def token(s, u):
+        s = legs_step(s, u, dt, 0.5)
+        return s, jnp.sum(reads[None] * s, -1)
+
+    return loop(token)(u, s)
+
+
+def invariant(name: str, bench: Bench, t: int) -> Case | None:
+    """Recurrences whose matrices do not depend on the token."""
+    if name not in ("lssl", "laughing_hyena"):
+        return None
+    b, c, n = bench.batch, bench.heads * bench.dim, 32 if name == "lssl" else 16
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    normal = lambda *shape: jax.random.normal(next(keys), shape)
+    real, none, u, s = jnp.ones((b, t), bool), jnp.zeros((b, t), bool), normal(b, t, c), jnp.zeros((b, c, n))
+    if name == "lssl":
+        system = lambda dt, reads: matrices(*legs_matrices(dt, n, 0.5), reads, jnp.zeros(c))
+        fast = lambda u, dt, reads, s: lti(u, s, none, real, system(dt, reads))
+        return Case((u, 0.005 * jax.random.exponential(next(keys), (c,)), normal(c, n), s), fast, hippo)
+    made = (0.1 * jax.random.exponential(next(keys), (c, n // 2)), *(normal(c, n // 2) for _ in range(3)), normal(c))
+    fast = lambda u, s: lti(u, s, none, real, modal(*made))
+    return Case((u, s), fast, loop(functools.partial(waves, made)))
+
+
 def case(name: str, bench: Bench, t: int) -> Case:
     """Random inputs of the recurrence behind a mixer and its two forms; a ValueError for an unknown name."""
-    if name in ("hyena", "hyena_toeplitz", "hyena_packed"):
-        return filtering(name, bench, t)
+    for family in (filtering, invariant):
+        if made := family(name, bench, t):
+            return made
     b, h, d = bench.batch, bench.heads, bench.dim
     keys = iter(jax.random.split(jax.random.key(0), 12))
     normal = lambda *shape: jax.random.normal(next(keys), shape)
@@ -191,24 +219,6 @@ def case(name: str, bench: Bench, t: int) -> Case:
     if name == "rglru":
         a = jnp.exp(speeds(b, t, h * d))
         return Case((a, normal(b, t, h * d), jnp.zeros((b, h * d))), without(linear_scan), loop(diagonal))
-    if name == "lssl":
-        c, n, real = h * d, 32, jnp.ones((b, t), bool)
-        dt, reads = jnp.exp(speeds(c) - 3), normal(c, n)
-        fast = lambda u, dt, s: lti(u, s, start, real, matrices(*legs_matrices(dt, n, 0.5), reads, jnp.zeros(c)))
-
-        def hippo(u, dt, s):
-            def token(s, u):
-                s = legs_step(s, u, dt, 0.5)
-                return s, jnp.sum(reads[None] * s, -1)
-
-            return loop(token)(u, s)
-
-        return Case((normal(b, t, c), dt, jnp.zeros((b, c, n))), fast, hippo)
-    if name == "laughing_hyena":
-        c, m, real = h * d, 8, jnp.ones((b, t), bool)
-        made = (0.1 * jax.random.exponential(next(keys), (c, m)), normal(c, m), normal(c, m), normal(c, m), normal(c))
-        fast = lambda u, s: lti(u, s, start, real, modal(*made))
-        return Case((normal(b, t, c), jnp.zeros((b, c, 2 * m))), fast, loop(functools.partial(waves, made)))
     raise ValueError(f"no recurrence is known for {name!r}; known are {Bench.mixers}")
 
 
