@@ -25,6 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from jaxlib_ext import param
+from jaxlib_ext.contracts import whole
 from jaxlib_ext.kernels.delta_rule import delta_rule
 from jaxlib_ext.kernels.dplr import dplr
 from jaxlib_ext.kernels.gla import gla
@@ -34,6 +36,7 @@ from jaxlib_ext.kernels.lti import legs_matrices, legs_step, lti, matrices, moda
 from jaxlib_ext.kernels.mesa import mesa
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.ssd import ssd
+from jaxlib_ext.models.token_mixers import Armt
 from jaxlib_ext.testing import dot_flops
 from jaxlib_ext.training.hardware import peak_flops
 
@@ -45,7 +48,7 @@ class Bench:
     """What is measured."""
 
     mixers: str = (
-        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,lssl,laughing_hyena,"
+        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,lssl,laughing_hyena,armt,"
         "hyena,hyena_toeplitz,hyena_packed"
     )
     times: str = "2048,16384"
@@ -169,9 +172,30 @@ def invariant(name: str, bench: Bench, t: int) -> Case | None:
     return Case((u, s), fast, loop(functools.partial(waves, made)))
 
 
+def segments(name: str, bench: Bench, t: int) -> Case | None:
+    """armt as a whole, by segments and token by token."""
+    if name != "armt":
+        return None
+    mixer = Armt(bench.heads * bench.dim, heads=bench.heads)
+    params, seq = param.init(mixer.decl(), jax.random.key(0)), whole(bench.batch, t)
+    empty = param.zeros(mixer.state(bench.batch, t))
+
+    def plain(x):
+        def token(state, row):
+            x, seq = row
+            y, state, _ = mixer.step(params, x, state, seq)
+            return state, y
+
+        state, y = jax.lax.scan(token, empty, jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (x, seq)))
+        return jnp.moveaxis(y, 0, 1), state
+
+    return Case((jax.random.normal(jax.random.key(1), (bench.batch, t, mixer.width)),),
+                lambda x: mixer.scan(params, x, empty, seq)[:2], plain)  # fmt: skip
+
+
 def case(name: str, bench: Bench, t: int) -> Case:
     """Random inputs of the recurrence behind a mixer and its two forms; a ValueError for an unknown name."""
-    for family in (filtering, invariant):
+    for family in (filtering, invariant, segments):
         if made := family(name, bench, t):
             return made
     b, h, d = bench.batch, bench.heads, bench.dim

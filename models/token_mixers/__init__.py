@@ -1,5 +1,6 @@
 """Token mixers: sequence to sequence, in parallel for training and token by token for decoding."""
 
+from .armt import Armt
 from .attention import Attention
 from .based_attention import BasedAttention
 from .cross_attention import CrossAttention
@@ -28,6 +29,7 @@ from .sigmoid_attention import SigmoidAttention
 from .sparse_transformer import SparseTransformer
 
 TOKEN_MIXERS = {
+    "armt": Armt,
     "attention": Attention,
     "based_attention": BasedAttention,
     "cross_attention": CrossAttention,
@@ -58,6 +60,7 @@ TOKEN_MIXERS = {
 
 __all__ = [
     "TOKEN_MIXERS",
+    "Armt",
     "Attention",
     "BasedAttention",
     "CrossAttention",
