@@ -12,6 +12,8 @@ from ...contracts import along
 
 Array = jax.Array
 CHUNK = 64
+# Products of products: at the precision that a TPU takes by default, each would lose what the one before had kept.
+dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 class System(NamedTuple):
@@ -53,7 +55,7 @@ def powers(a: Array, n: int) -> list[Array]:
     """A, A^2, A^4 .. A^(2^(n-1)) of a [..., S, S]."""
     found = [a]
     for _ in range(n - 1):
-        found.append(found[-1] @ found[-1])
+        found.append(dot("...ij,...jk->...ik", found[-1], found[-1]))
     return found
 
 
@@ -61,7 +63,7 @@ def krylov(squares: list[Array], b: Array) -> Array:
     """A^j B for j < 2^n of squares `powers(A, n)` and b [..., S] -> [2^n, ..., S], twice as many at a time."""
     v = b[None]
     for square in squares:
-        v = jnp.concatenate([v, jnp.einsum("...ij,k...j->k...i", square, v)])
+        v = jnp.concatenate([v, dot("...ij,k...j->k...i", square, v)])
     return v
 
 
@@ -70,9 +72,9 @@ def matrices(a: Array, b: Array, c: Array, skip: Array, chunk: int = CHUNK) -> S
     bits = chunk.bit_length() - 1
     squares = powers(a, bits + 1)
     push = krylov(squares[:-1], b)
-    reads = krylov([jnp.swapaxes(s, -1, -2) for s in squares[:-1]], jnp.einsum("cij,ci->cj", a, c))
-    response = jnp.einsum("kcs,cs->kc", push, c)
-    apply = lambda square, s: jnp.einsum("cij,bcj->bci", square, s)
+    reads = krylov([jnp.swapaxes(s, -1, -2) for s in squares[:-1]], dot("cij,ci->cj", a, c))
+    response = dot("kcs,cs->kc", push, c)
+    apply = lambda square, s: dot("cij,bcj->bci", square, s)
 
     def advance(s: Array, n: Array) -> Array:
         for bit, square in enumerate(squares):

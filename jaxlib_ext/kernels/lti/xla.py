@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..long_conv.xla import within
-from .systems import System
+from .systems import System, dot
 
 Array = jax.Array
 
@@ -21,7 +21,7 @@ def chunked(u: Array, state: Array, start: Array, mask: Array, system: System) -
     last = doc[..., -1]
     before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)))  # document open where a chunk begins; the state's is 0
     early = jnp.where((doc == last[..., None])[..., None], rows, 0.0)
-    left = jnp.einsum("bnkc,kcs->bncs", early, system.push[::-1])
+    left = dot("bnkc,kcs->bncs", early, system.push[::-1])
 
     def chunk(s, row):
         left, through = row
@@ -29,7 +29,7 @@ def chunked(u: Array, state: Array, start: Array, mask: Array, system: System) -
 
     _, s = jax.lax.scan(chunk, state, (jnp.moveaxis(left, 1, 0), (last == before).T))
     s = jnp.moveaxis(s, 0, 1)  # [B, N, C, S], before each chunk
-    read = jnp.einsum("bncs,kcs->bnkc", s, system.read)
+    read = dot("bncs,kcs->bnkc", s, system.read)
     read = jnp.where((doc == before[..., None])[..., None], read, 0.0).reshape(b, n * k, c)[:, :t]
     y = within(u, system.response, start, k) + read
     return y, _last(rows, doc, before, s, cut(mask), state, system)
@@ -46,6 +46,6 @@ def _last(rows: Array, doc: Array, before: Array, s: Array, mask: Array, state: 
     here = jnp.take_along_axis(doc, i[:, None], 1)
     near = (place >= 0) & (jnp.take_along_axis(doc, jnp.maximum(place, 0), 1) == here)
     late = jnp.where(near[..., None], jnp.take_along_axis(rows, jnp.maximum(place, 0)[..., None], 1), 0.0)
-    made = jnp.einsum("bkc,kcs->bcs", late, system.push)
+    made = dot("bkc,kcs->bcs", late, system.push)
     made = made + jnp.where((here[:, 0] == before)[:, None, None], system.advance(s, i + 1), 0.0)
     return jnp.where((end >= 0)[:, None, None], made, state)
