@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxlib_ext import param
@@ -145,6 +146,50 @@ def test_it_is_the_loop_over_segments_of_the_paper():
             new_z += np.clip(1 - z @ key / (key @ key), 0, 1) * key
         a, z = new_a, new_z
     assert apart(run(mixer, params, X[:1])[0], jnp.asarray(y, jnp.float32)) < 1e-5
+
+
+def remember(key, batch: int, n: int = 6, segment: int = 3):
+    """Two segments of keys with values, some keys in both, and one of keys alone, whose targets are their last values.
+
+    x [batch, 3 segment, 2 n], targets [batch, segment], and which of them were rewritten.
+    """
+    one, two, values, asks = jax.random.split(key, 4)
+    rows = jnp.broadcast_to(jnp.arange(n), (batch, n))
+    some = lambda key: jax.random.permutation(key, rows, axis=1, independent=True)[:, :segment]
+    keys, v = jnp.concatenate([some(one), some(two)], 1), jax.random.randint(values, (batch, 2 * segment), 0, n)
+    asked = jnp.take_along_axis(keys, jax.random.randint(asks, (batch, segment), 0, 2 * segment), 1)
+    same = keys[:, None] == asked[:, :, None]
+    last = jnp.max(jnp.where(same, jnp.arange(2 * segment)[None, None], -1), 2)
+    hot = lambda i: 3 * jax.nn.one_hot(i, n)
+    told, question = (jnp.concatenate(pair, -1) for pair in ((hot(keys), hot(v)), (hot(asked), 0 * hot(asked))))
+    return jnp.concatenate([told, question], 1), jnp.take_along_axis(v, last, 1), jnp.sum(same, 2) > 1
+
+
+@pytest.mark.slow
+def test_it_learns_to_remember_and_to_rewrite_across_segments():
+    """Attention alone sees none of it: what is asked was told in other segments."""
+    mixer = Armt(12, heads=1, segment=3, memories=6, key=8)
+    decl = dict(mixer=mixer.decl(), head=param.matrix(dict(embed=12), dict(vocab=6)))
+    params, tx = param.init(decl, jax.random.key(0)), optax.adam(0.01)
+
+    def logits(params, x):
+        y = mixer.scan(params["mixer"], x, param.zeros(mixer.state(len(x), 0)), whole(*x.shape[:2]))[0]
+        return (x + y)[:, -3:] @ params["head"]
+
+    def loss(params, key):
+        x, targets, _ = remember(key, 64)
+        return optax.softmax_cross_entropy_with_integer_labels(logits(params, x), targets).mean()
+
+    def update(carry, key):
+        params, state = carry
+        moved, state = tx.update(jax.grad(loss)(params, key), state)
+        return (optax.apply_updates(params, moved), state), None
+
+    steps = jax.random.split(jax.random.key(1), 700)
+    (params, _), _ = jax.jit(lambda p: jax.lax.scan(update, (p, tx.init(p)), steps))(params)
+    x, targets, rewritten = remember(jax.random.key(2), 1000)
+    right = jax.jit(logits)(params, x).argmax(-1) == targets
+    assert right.mean() > 0.95 and jnp.sum(right & rewritten) / jnp.sum(rewritten) > 0.95
 
 
 def test_decoding_costs_the_same_after_any_number_of_tokens():
