@@ -3,14 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxlib_ext import param
 from jaxlib_ext.contracts import from_starts, whole
 from jaxlib_ext.kernels.short_conv import short_conv
+from jaxlib_ext.models.config import ModelConfig, build
 from jaxlib_ext.models.token_mixers import Hyena
 from jaxlib_ext.models.token_mixers._hyena import projected
 from jaxlib_ext.testing.verdict import apart, draw
+from jaxlib_ext.training import losses
+from jaxlib_ext.training.data.tasks import make_task
+from jaxlib_ext.training.step import make_step
 
 D, T = 6, 40
 START = np.zeros((2, T), bool)
@@ -105,6 +110,21 @@ def test_filters_keep_the_size_of_what_they_filter_at_first():
     h = mixer.filters(param.init(mixer.decl(), jax.random.key(0)), jnp.arange(256))
     gain = float(jnp.sqrt(jnp.mean(jnp.sum(h**2, 0))))
     assert 0.1 < gain < 1.0
+
+
+@pytest.mark.slow
+def test_it_learns_to_recall_associations():
+    """Two pairs of keys and values: whoever knows the values alone is right half of the time."""
+    task = make_task("mqar(time=16,vocab=16,pairs=2)")
+    model = build(ModelConfig(width=32, depth=2, mixer="hyena(length=16)"), task.vocab)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 0.01, 60, 900)
+    step = make_step(model, optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)), losses.next_token)
+    state, sample = step.init(jax.random.key(0)), jax.jit(lambda key: task.sample(key, 64))
+    for key in jax.random.split(jax.random.key(1), 900):
+        state, _ = step(state, sample(key))
+    batch = jax.jit(lambda key: task.sample(key, 512))(jax.random.key(2))
+    found = jax.jit(lambda p, ids: model.apply(p, ids, whole(*ids.shape))[0])(state.params, batch["tokens"]).argmax(-1)
+    assert jnp.sum((found == batch["targets"]) & batch["mask"]) / jnp.sum(batch["mask"]) > 0.9
 
 
 def test_decoding_grows_up_to_the_length_of_the_filters():
