@@ -210,11 +210,14 @@ class Armt:
         segment = jnp.cumsum((seq.mask & (place % s == 0)).astype(jnp.int32), 1)
         wide = lambda a: jnp.pad(a, ((0, 0), (0, n * c - t)) + ((0, 0),) * (a.ndim - 2), mode="edge")
         cut = lambda a: jnp.moveaxis(wide(a).reshape(b, n, c, *a.shape[2:]), 1, 0)
-        own = [cut(a) for a in (x, seq.mask, seq.doc, segment, place % s, seq.position)]
-        own[1] &= (jnp.arange(n * c) < t).reshape(n, 1, c)
+        mask, doc, segment, within = (cut(a) for a in (seq.mask, seq.doc, segment, place % s))
+        mask &= (jnp.arange(n * c) < t).reshape(n, 1, c)
         before = lambda a, first: jnp.concatenate([first[None], a[:-1, :, -1]])
         none = jnp.zeros(b, jnp.int32)
-        rows = Row(*own, before(own[2], none), before(own[3], none), before(own[4] + 1, state["count"] % s))
+        rows = Row(
+            cut(x), mask, doc, segment, within, cut(seq.position),
+            before(doc, none), before(segment, none), before(within + 1, state["count"] % s),
+        )  # fmt: skip
         grown = lambda a: jnp.pad(a.astype(jnp.float32), ((0, 0), (0, s - slots), (0, 0), (0, 0)))
         body = jax.checkpoint(lambda memory, row: self._rows(params, memory, row), prevent_cse=False)
         memory, y = jax.lax.scan(body, Memory(grown(state["k"]), grown(state["v"]), state["a"], state["z"]), rows)

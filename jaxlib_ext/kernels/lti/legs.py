@@ -22,7 +22,7 @@ def legs(n: int) -> tuple[np.ndarray, np.ndarray]:
     ([[-1.0, 0.0], [-1.732, -2.0]], [1.0, 1.732])
     """
     root = np.sqrt(2 * np.arange(n) + 1)
-    return -np.tril(np.outer(root, root), -1) - np.diag(np.arange(n) + 1.0), root
+    return np.tril(-np.outer(root, root), -1) - np.diag(np.arange(n) + 1.0), root
 
 
 def legs_step(x: Array, u: Array, dt: Array, alpha: float) -> Array:
