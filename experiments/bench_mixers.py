@@ -1,8 +1,10 @@
-"""Speed and memory of the recurrences behind the mixers: the chunked form against the plain loop over tokens.
+"""Speed and memory of the kernels behind the mixers: the chunked form against the plain loop over tokens.
 
     python experiments/bench_mixers.py
     python experiments/bench_mixers.py --mixers mamba2,gla --times 2048
 
+hyena has convolutions in place of a recurrence: "hyena" is the form that is chosen by size against one transform of the
+row, "hyena_toeplitz" products with blocks throughout against the same, "hyena_packed" the form for several documents.
 For every mixer the forward pass and the gradient by all inputs, both forms taking turns in one process, so a drift of
 the machine hits both alike; medians of the pairs' ratios with 95% intervals (bootstrap). Memory is what the compiled
 gradient takes beside its arguments and results. Limits: executed contractions against a measured float32 matrix
@@ -10,6 +12,7 @@ product, and inputs and results moved once against a measured copy.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import statistics
@@ -22,13 +25,18 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from jaxlib_ext import param
+from jaxlib_ext.contracts import whole
 from jaxlib_ext.kernels.delta_rule import delta_rule
 from jaxlib_ext.kernels.dplr import dplr
 from jaxlib_ext.kernels.gla import gla
 from jaxlib_ext.kernels.linear_scan import linear_scan
+from jaxlib_ext.kernels.long_conv import long_conv
+from jaxlib_ext.kernels.lti import legs_matrices, legs_step, lti, matrices, modal
 from jaxlib_ext.kernels.mesa import mesa
 from jaxlib_ext.kernels.selective_scan import selective_scan, token
 from jaxlib_ext.kernels.ssd import ssd
+from jaxlib_ext.models.token_mixers import Armt
 from jaxlib_ext.testing import dot_flops
 from jaxlib_ext.training.hardware import peak_flops
 
@@ -39,11 +47,15 @@ Array = jax.Array
 class Bench:
     """What is measured."""
 
-    mixers: str = "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru"
+    mixers: str = (
+        "mamba2,retention,gla,delta_net,gated_deltanet,rwkv7,mesa_layer,mamba,rglru,lssl,laughing_hyena,armt,"
+        "hyena,hyena_toeplitz,hyena_packed"
+    )
     times: str = "2048,16384"
     heads: int = 4
     dim: int = 64
-    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru of one."""
+    """Key and value width of a head; mamba has heads x dim channels of 16 states, rglru and hyena of one, lssl of 32,
+    laughing_hyena of 8 modes."""
     batch: int = 1
     turns: int = 9
     """Alternations; the first compiles and does not count."""
@@ -52,7 +64,7 @@ class Bench:
 
 
 class Case(NamedTuple):
-    """A recurrence: differentiable inputs, whose last is the state, and its two forms, both -> (y, last state)."""
+    """A kernel: differentiable inputs, whose last is the state, and its two forms, both -> (y, last state)."""
 
     inputs: tuple[Array, ...]
     fast: Callable
@@ -74,6 +86,14 @@ def loop(step: Callable) -> Callable:
 def diagonal(h, a, x):
     h = a * h + x
     return h, h
+
+
+def waves(made, s, u):
+    """One token of lti with modal(*made)."""
+    rate, angle, re, im, skip = (v[None] for v in made)
+    (x, y), a, b = jnp.split(s, 2, -1), jnp.exp(-rate) * jnp.cos(angle), jnp.exp(-rate) * jnp.sin(angle)
+    x, y = a * x - b * y + u[..., None], b * x + a * y
+    return jnp.concatenate([x, y], -1), jnp.sum(re * x - im * y, -1) + skip * u
 
 
 def read(s: Array, q: Array) -> Array:
@@ -109,8 +129,76 @@ def ridge_regression(s, q, k, v):
     return jnp.concatenate([inverse - jnp.eye(size)[None, None], sums], -1), y
 
 
+def one_transform(x: Array, taps: Array) -> Array:
+    """The convolution of rows that are one document each."""
+    n = 2 * x.shape[1]
+    return jnp.fft.irfft(jnp.fft.rfft(x, n, 1) * jnp.fft.rfft(taps, n, 0)[None], n, 1)[:, : x.shape[1]]
+
+
+def filtering(name: str, bench: Bench, t: int) -> Case | None:
+    """hyena's filters: no state goes in or out."""
+    if name not in ("hyena", "hyena_toeplitz", "hyena_packed"):
+        return None
+    c = bench.heads * bench.dim
+    start = jnp.zeros((bench.batch, t), bool).at[:, t // 2 + 1].set(name == "hyena_packed")
+    inputs = tuple(jax.random.normal(jax.random.key(n), s) for n, s in enumerate([(bench.batch, t, c), (t, c)]))
+    form = "toeplitz" if name == "hyena_toeplitz" else None
+    fast = lambda x, taps: (long_conv(x, taps, start, implementation=form), x[:, -1])
+    return Case(inputs, fast, lambda x, taps: (one_transform(x, taps), x[:, -1]))
+
+
+def hippo(u: Array, dt: Array, reads: Array, s: Array) -> tuple[Array, Array]:
+    def token(s, u):
+        s = legs_step(s, u, dt, 0.5)
+        return s, jnp.sum(reads[None] * s, -1)
+
+    return loop(token)(u, s)
+
+
+def invariant(name: str, bench: Bench, t: int) -> Case | None:
+    """Recurrences whose matrices do not depend on the token."""
+    if name not in ("lssl", "laughing_hyena"):
+        return None
+    b, c, n = bench.batch, bench.heads * bench.dim, 32 if name == "lssl" else 16
+    keys = iter(jax.random.split(jax.random.key(0), 8))
+    normal = lambda *shape: jax.random.normal(next(keys), shape)
+    real, none, u, s = jnp.ones((b, t), bool), jnp.zeros((b, t), bool), normal(b, t, c), jnp.zeros((b, c, n))
+    if name == "lssl":
+        system = lambda dt, reads: matrices(*legs_matrices(dt, n, 0.5), reads, jnp.zeros(c))
+        fast = lambda u, dt, reads, s: lti(u, s, none, real, system(dt, reads))
+        return Case((u, 0.005 * jax.random.exponential(next(keys), (c,)), normal(c, n), s), fast, hippo)
+    made = (normal(c, n // 2), normal(c, n // 2), normal(c, n // 2), normal(c))
+    made = (0.1 * jax.random.exponential(next(keys), (c, n // 2)), *made)
+    fast = lambda u, s: lti(u, s, none, real, modal(*made))
+    return Case((u, s), fast, loop(functools.partial(waves, made)))
+
+
+def segments(name: str, bench: Bench, t: int) -> Case | None:
+    """armt as a whole, by segments and token by token."""
+    if name != "armt":
+        return None
+    mixer = Armt(bench.heads * bench.dim, heads=bench.heads)
+    params, seq = param.init(mixer.decl(), jax.random.key(0)), whole(bench.batch, t)
+    empty = param.zeros(mixer.state(bench.batch, t))
+
+    def plain(x):
+        def token(state, row):
+            x, seq = row
+            y, state, _ = mixer.step(params, x, state, seq)
+            return state, y
+
+        state, y = jax.lax.scan(token, empty, jax.tree.map(lambda a: jnp.moveaxis(a, 1, 0), (x, seq)))
+        return jnp.moveaxis(y, 0, 1), state
+
+    return Case((jax.random.normal(jax.random.key(1), (bench.batch, t, mixer.width)),),
+                lambda x: mixer.scan(params, x, empty, seq)[:2], plain)  # fmt: skip
+
+
 def case(name: str, bench: Bench, t: int) -> Case:
     """Random inputs of the recurrence behind a mixer and its two forms; a ValueError for an unknown name."""
+    for family in (filtering, invariant, segments):
+        if made := family(name, bench, t):
+            return made
     b, h, d = bench.batch, bench.heads, bench.dim
     keys = iter(jax.random.split(jax.random.key(0), 12))
     normal = lambda *shape: jax.random.normal(next(keys), shape)

@@ -1,13 +1,17 @@
 """Token mixers: sequence to sequence, in parallel for training and token by token for decoding."""
 
+from .armt import Armt
 from .attention import Attention
 from .based_attention import BasedAttention
 from .cross_attention import CrossAttention
 from .delta_net import DeltaNet
 from .gated_deltanet import GatedDeltaNet
 from .gla import Gla
+from .hyena import Hyena
 from .hyper_attention import HyperAttention
+from .laughing_hyena import LaughingHyena
 from .lmuformer import LmuFormer
+from .lssl import Lssl
 from .lstm import Lstm
 from .mamba import Mamba
 from .mamba2 import Mamba2
@@ -25,14 +29,18 @@ from .sigmoid_attention import SigmoidAttention
 from .sparse_transformer import SparseTransformer
 
 TOKEN_MIXERS = {
+    "armt": Armt,
     "attention": Attention,
     "based_attention": BasedAttention,
     "cross_attention": CrossAttention,
     "delta_net": DeltaNet,
     "gated_deltanet": GatedDeltaNet,
     "gla": Gla,
+    "hyena": Hyena,
     "hyper_attention": HyperAttention,
+    "laughing_hyena": LaughingHyena,
     "lmuformer": LmuFormer,
+    "lssl": Lssl,
     "lstm": Lstm,
     "mamba": Mamba,
     "mamba2": Mamba2,
@@ -52,14 +60,18 @@ TOKEN_MIXERS = {
 
 __all__ = [
     "TOKEN_MIXERS",
+    "Armt",
     "Attention",
     "BasedAttention",
     "CrossAttention",
     "DeltaNet",
     "GatedDeltaNet",
     "Gla",
+    "Hyena",
     "HyperAttention",
+    "LaughingHyena",
     "LmuFormer",
+    "Lssl",
     "Lstm",
     "Mamba",
     "Mamba2",

@@ -20,6 +20,7 @@ VARIANTS = {
         dict(heads=2, window=10, time=36),
         dict(heads=2, causal=False, time=36),
     ],
+    ("token mixer", "armt"): [dict(heads=2, segment=4, memories=2, key=3, time=36)],
     ("token mixer", "based_attention"): [dict(heads=2, key=3, time=72)],
     ("token mixer", "cross_attention"): [dict(heads=4, kv_heads=2, time=36)],
     ("token mixer", "delta_net"): [dict(heads=2, time=72)],
@@ -31,7 +32,10 @@ VARIANTS = {
     ("token mixer", "gla"): [dict(heads=2, time=72)],
     ("token mixer", "mamba"): [dict(n=4, time=36)],
     ("token mixer", "hyper_attention"): [dict(heads=2, least=7, block=64, time=36)],  # one that has nothing to estimate
+    ("token mixer", "hyena"): [dict(length=64, time=36)],
+    ("token mixer", "laughing_hyena"): [dict(modes=2, time=36)],
     ("token mixer", "lmuformer"): [dict(order=6, theta=10.0, signals=3, time=72)],
+    ("token mixer", "lssl"): [dict(n=6, time=36)],
     ("token mixer", "lstm"): [dict(inner=12, gate_recurrence=True, time=36)],
     ("token mixer", "mla"): [dict(heads=2, q_rank=5, time=36)],
     ("token mixer", "native_sparse_attention"): [],  # several times as much to compile
@@ -64,6 +68,7 @@ SLOW = {
         dict(heads=2, causal=False, window=5, position=Rope(base=100.0)),
         dict(heads=4, kv_heads=2, window=5, sinks=3, sink_logit=True),
     ],
+    ("token mixer", "armt"): [dict(heads=1, segment=7, memories=3, key=5, position=NoPosition(), time=48)],
     ("token mixer", "based_attention"): [dict(heads=2, value=5)],
     ("token mixer", "cross_attention"): [dict(heads=2, memory_width=10, scale=0.2)],
     ("token mixer", "delta_net"): [dict(heads=2, key=5, value=12, conv=2, beta_max=2.0)],
@@ -77,7 +82,13 @@ SLOW = {
         dict(inner=12, n=3, conv=2, rank=3, input_rule="euler"),
         dict(conv=7, n=2, time=150),
     ],
+    ("token mixer", "hyena"): [
+        dict(order=1, length=9, conv=2, form="direct", time=36),
+        dict(order=3, length=100, form="fft", time=72),  # halves of 64 tokens
+    ],
+    ("token mixer", "laughing_hyena"): [dict(order=1, conv=2)],  # more than two chunks
     ("token mixer", "lmuformer"): [dict(hidden=10, signals=4)],
+    ("token mixer", "lssl"): [dict(alpha=1.0, low=0.01, high=0.5)],  # more than two chunks
     ("token mixer", "lstm"): [dict(coupled=True, output_tanh=False, time=36)],
     ("token mixer", "mla"): [dict(heads=3, head_dim=6, rank=7, rope_dim=2, scale=0.3)],
     ("token mixer", "native_sparse_attention"): [

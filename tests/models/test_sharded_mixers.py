@@ -20,6 +20,8 @@ WIDTH, VOCAB, BATCH, TIME = 32, 16, 8, 64
 SHORT = {"mesa_layer": 16}
 # Options that give every axis which the mesh splits an even size; heads=4 where a mixer has heads.
 OPTIONS = {
+    "armt": "(heads=4,segment=16)",  # several segments
+    "hyena": "(form='fft')",  # what longer rows take
     "lmuformer": "(signals=4)",
     "mamba2": "(head_dim=16,groups=2)",
     "native_sparse_attention": "(heads=4,block=8,stride=4,select=8,top=2,window=8)",

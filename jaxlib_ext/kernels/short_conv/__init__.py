@@ -16,7 +16,7 @@ def short_conv(x: Array, taps: Array, held: Array, seq: Seq) -> tuple[Array, Arr
     """
     seen = jnp.concatenate([held.astype(x.dtype), x], 1)
     theirs = jnp.pad(seq.doc, ((0, 0), (taps.shape[1] - 1, 0)))  # what is held belongs to document 0
-    return _convolve(seen, taps, theirs, seq.doc), tail(held, x.astype(held.dtype), seq)
+    return convolve(seen, taps, theirs, seq.doc), tail(held, x.astype(held.dtype), seq)
 
 
 def _window(x: Array, x_doc: Array, y_doc: Array, j: int) -> Array:
@@ -26,8 +26,9 @@ def _window(x: Array, x_doc: Array, y_doc: Array, j: int) -> Array:
 
 
 @jax.custom_vjp
-def _convolve(seen: Array, taps: Array, theirs: Array, own: Array) -> Array:
-    """seen [B, W-1+T, C] of documents theirs, for outputs [B, T, C] of documents own."""
+def convolve(seen: Array, taps: Array, theirs: Array, own: Array) -> Array:
+    """taps [C, W] over seen [B, W-1+T, C] of documents theirs, for outputs [B, T, C] of documents own: an output is
+    made of inputs of its own document."""
     y = _window(seen, theirs, own, 0) * along(taps[:, 0], seen)
     for j in range(1, taps.shape[1]):
         y = y + _window(seen, theirs, own, j) * along(taps[:, j], seen)
@@ -35,7 +36,7 @@ def _convolve(seen: Array, taps: Array, theirs: Array, own: Array) -> Array:
 
 
 def _kept(*inputs: Array) -> tuple[Array, tuple]:
-    return _convolve(*inputs), inputs
+    return convolve(*inputs), inputs
 
 
 def _pulled(inputs: tuple, dy: Array) -> tuple:
@@ -50,7 +51,7 @@ def _pulled(inputs: tuple, dy: Array) -> tuple:
     return dx, dtaps.astype(taps.dtype), None, None
 
 
-_convolve.defvjp(_kept, _pulled)
+convolve.defvjp(_kept, _pulled)
 
 
 def short_conv_step(x: Array, taps: Array, held: Array, seq: Seq) -> tuple[Array, Array]:
