@@ -64,7 +64,7 @@ class Bench:
 
 
 class Case(NamedTuple):
-    """A kernel: differentiable inputs, whose last is the state, and its two forms, both -> (y, last state)."""
+    """A kernel: differentiable inputs, the state last if there is one, and two forms, both -> (y, last state)."""
 
     inputs: tuple[Array, ...]
     fast: Callable

@@ -4,7 +4,8 @@
     h_j = exp(-|s| j/L) F(j/L, cos 2 pi k j/L, sin 2 pi k j/L),  F = W_3 sin(W_2 sin(W_1 . + b_1) + b_2)
 
 source: Poli et al. 2023, arXiv 2302.10866; code HazyResearch/safari
-train: N D T log(T) by a transform of 2 T, 2 N D T^2 by blocks below 256 tokens, and 2 L R (R + N D) for the filters
+train: N D T log(T) by a transform of 2 T, N D T log(T)^2 where a row has several documents, 2 N D T^2 by blocks below
+       256 tokens, and 2 L R (R + N D) for the filters
 decode: 2 S N D and as much as S tokens of the filters' network a token, S = min(length, capacity); cache S N D
 departs: filters reach `length` tokens, whatever T is. Sines have their frequency in the initial W_1, filters start at
          L^-1/2, lag 0 has no weight beside them, and the windows' speeds learn as other parameters do

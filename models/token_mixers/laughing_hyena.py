@@ -5,7 +5,7 @@
     s_t = lambda s_{t-1} + z_t,  (h * z)_t = Re sum_m g_m R_m s_{m,t} + d z_t
 
 source: Massaroli et al. 2023 (Laughing Hyena Distillery), arXiv 2310.18780; hyena: arXiv 2302.10866
-train: 2 T N D (C + 8 M) in chunks of C = 64, M modes a channel
+train: 2 T N D (C + 8 M) in chunks of C = 16, M modes a channel
 decode: 2 N D (2 M + conv) a token; state 2 M N D + (conv - 1) (N + 1) D float32
 departs: g keeps the size of what is filtered while a mode learns to last longer. `distilled` takes the modes of a
          trained hyena from the singular vectors of its filters' Hankel matrices, and their weights by least squares,

@@ -17,7 +17,7 @@ def sequence():
     """Documents that begin in the call, inside a chunk and at its end, with pads between and after them."""
     start, mask = np.zeros((B, T), bool), np.ones((B, T), bool)
     start[0, [0, 64, 100]] = start[1, 90] = True
-    mask[0, 95:100] = mask[0, 140:] = mask[1, 85:90] = False
+    mask[0, 92:100] = mask[0, 140:] = mask[1, 85:90] = False
     return jnp.asarray(start), jnp.asarray(mask)
 
 

@@ -12,6 +12,7 @@ from ...contracts import along
 
 Array = jax.Array
 CHUNK = 64
+FEW = 16  # tokens of a chunk of modes, whose tables cost nothing: blocks that are summed tap by tap
 # Products of products: at the precision that a TPU takes by default, each would lose what the one before had kept.
 dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
@@ -26,7 +27,7 @@ class System(NamedTuple):
     over: Callable[[Array], Array]  # s -> A^K s
 
 
-def modal(rate: Array, angle: Array, re: Array, im: Array, skip: Array, chunk: int = CHUNK) -> System:
+def modal(rate: Array, angle: Array, re: Array, im: Array, skip: Array, chunk: int = FEW) -> System:
     """Diagonal A = exp(-rate + i angle) [C, M], B = 1, C = re + i im [C, M] of which the real part is taken, D = skip
     [C]. A state is M real parts and then M imaginary ones, S = 2 M.
     """
