@@ -166,11 +166,12 @@ def remember(key, batch: int, n: int = 6, segment: int = 3):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_it_learns_to_remember_and_to_rewrite_across_segments():
     """Attention alone sees none of it: what is asked was told in other segments."""
     mixer = Armt(12, heads=1, segment=3, memories=6, key=8)
     decl = dict(mixer=mixer.decl(), head=param.matrix(dict(embed=12), dict(vocab=6)))
-    params, tx = param.init(decl, jax.random.key(0)), optax.adam(0.01)
+    params, tx = param.init(decl, jax.random.key(0)), optax.adam(optax.cosine_decay_schedule(0.01, 900))
 
     def logits(params, x):
         y = mixer.scan(params["mixer"], x, param.zeros(mixer.state(len(x), 0)), whole(*x.shape[:2]))[0]
@@ -185,7 +186,7 @@ def test_it_learns_to_remember_and_to_rewrite_across_segments():
         moved, state = tx.update(jax.grad(loss)(params, key), state)
         return (optax.apply_updates(params, moved), state), None
 
-    steps = jax.random.split(jax.random.key(1), 700)
+    steps = jax.random.split(jax.random.key(1), 900)
     (params, _), _ = jax.jit(lambda p: jax.lax.scan(update, (p, tx.init(p)), steps))(params)
     x, targets, rewritten = remember(jax.random.key(2), 1000)
     right = jax.jit(logits)(params, x).argmax(-1) == targets

@@ -113,6 +113,7 @@ def test_filters_keep_the_size_of_what_they_filter_at_first():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_it_learns_to_recall_associations():
     """Two pairs of keys and values: whoever knows the values alone is right half of the time."""
     task = make_task("mqar(time=16,vocab=16,pairs=2)")
