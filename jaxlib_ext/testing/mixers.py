@@ -1,4 +1,4 @@
-"""The contract of a token mixer, checked in one jitted bundle a method, since compile time is what costs.
+"""The contract of a token mixer. Compiling is what costs, so all checks call the same few jitted functions.
 
 Three rows of T tokens, with documents that begin and end anywhere, pads before, between and after them, and a document
 that crosses the cut at which calls are split.
@@ -82,6 +82,23 @@ class Bench:
             self.memory = jax.random.normal(next(keys), (b, self.context, width))
             start = (jnp.arange(self.context) % (self.context // 3) == 0)[None].repeat(b, 0)  # three documents
             self.memory_seq = from_starts(start)
+        self._bind = jax.jit(mixer.bind) if self.context else None
+        self._scan = jax.jit(lambda *args: mixer.scan(*args)[:2])
+        self._fold = jax.jit(lambda *args: _fold(mixer, *args))
+        self.gradient = jax.jit(jax.grad(self.score(self.plain), argnums=(0, 1)))
+        self.apart = jax.jit(lambda a, b: apart(self.on(a), self.on(b)))
+
+    def on(self, y: Array) -> Array:
+        """y [B, T, D] with zeros at pads."""
+        return jnp.where(self.seq.mask[..., None], y, 0)
+
+    def plain(self, params, x) -> Array:
+        """The call of training: y of nothing before it."""
+        return self.scan(x, params, self.empty(0, params))[0]
+
+    def score(self, f):
+        """(params, x, weight [B, T, D]) -> the weighted sum of f(params, x)."""
+        return lambda params, x, weight: jnp.sum(self.on(f(params, x) * weight))
 
     def empty(self, length: int, params=None, rows=None):
         """The empty state, with the memory bound where there is one; rows picks rows of the memory."""
@@ -91,12 +108,17 @@ class Bench:
             return state
         pick = (lambda a: a) if rows is None else (lambda a: a[rows])
         params = self.params if params is None else params
-        return self.mixer.bind(params, pick(self.memory), state, jax.tree.map(pick, self.memory_seq))
+        return self._bind(params, pick(self.memory), state, jax.tree.map(pick, self.memory_seq))
 
     def scan(self, x, params=None, state=None, seq=None):
         params = self.params if params is None else params
         state = self.empty(self.length, params) if state is None else state
-        return self.mixer.scan(params, x, state, self.seq if seq is None else seq)[:2]
+        return self._scan(params, x, state, self.seq if seq is None else seq)
+
+    def fold(self, x, params=None, state=None, seq=None):
+        params = self.params if params is None else params
+        state = self.empty(self.length, params) if state is None else state
+        return self._fold(params, x, state, self.seq if seq is None else seq)
 
     def after(self, state):
         """What a state says: the outputs of MORE tokens that continue from it. Rows that end in pads go on too."""
@@ -105,73 +127,69 @@ class Bench:
             mask=jnp.ones((3, MORE), bool), start=jnp.zeros((3, MORE), bool), side=side,
             position=self.seq.position[:, -1:] + 1 + jnp.arange(MORE, dtype=jnp.int32)[None],
         )  # fmt: skip
-        return _fold(self.mixer, self.params, self.more, state, seq)[0]
+        return self.fold(self.more, state=state, seq=seq)[0]
 
 
 def _decoding(bench: Bench) -> dict[str, Array]:
     """Everything that compares scan, step, split calls and their states."""
-    real = bench.seq.mask[..., None]
-    on = lambda y: jnp.where(real, y, 0)
-    y, s = bench.scan(bench.x)
-    folded, s_folded = _fold(bench.mixer, bench.params, bench.x, bench.empty(bench.length), bench.seq)
     left, right = slice(0, bench.split), slice(bench.split, None)
-    y1, s1 = bench.scan(bench.x[:, left], seq=_cut(bench.seq, left))
-    y2, s2 = bench.scan(bench.x[:, right], state=s1, seq=_cut(bench.seq, right))
-    y3, _ = _fold(bench.mixer, bench.params, bench.x[:, right], s1, _cut(bench.seq, right))
+    before, behind = _cut(bench.seq, left), _cut(bench.seq, right)
+    y, s = bench.scan(bench.x)
+    folded, s_folded = bench.fold(bench.x)
+    y1, s1 = bench.scan(bench.x[:, left], seq=before)
+    y2, s2 = bench.scan(bench.x[:, right], state=s1, seq=behind)
+    y3, _ = bench.fold(bench.x[:, right], state=s1, seq=behind)
     dirty, s_dirty = bench.scan(bench.junk)
-    dirty_folded, s_dirty_folded = _fold(bench.mixer, bench.params, bench.junk, bench.empty(bench.length), bench.seq)
+    dirty_folded, s_dirty_folded = bench.fold(bench.junk)
     reference = bench.after(s_folded)
     short = bench.length // 4  # less than some document has before the split
-    few1, s_few = bench.scan(bench.x[:, left], state=bench.empty(short), seq=_cut(bench.seq, left))
-    few2, _ = bench.scan(bench.x[:, right], state=s_few, seq=_cut(bench.seq, right))
-    few_folded, _ = _fold(bench.mixer, bench.params, bench.x, bench.empty(short), bench.seq)
-    known = lambda v: jnp.where(jnp.isnan(v) & real, folded, v)
+    few1, s_few = bench.scan(bench.x[:, left], state=bench.empty(short), seq=before)
+    few2, _ = bench.scan(bench.x[:, right], state=s_few, seq=behind)
+    few_folded, _ = bench.fold(bench.x, state=bench.empty(short))
+    is_folded = lambda *parts: bench.apart(jnp.concatenate(parts, 1), folded)
+    known = lambda v: jnp.where(jnp.isnan(v) & bench.seq.mask[..., None], folded, v)
+    goes_on = jax.jit(lambda after: apart(after, reference))
     return {
-        "scan equals the fold of step": apart(on(y), on(folded)),
-        "the state of scan continues as the fold's": apart(bench.after(s), reference),
-        "split scans equal one scan": apart(on(jnp.concatenate([y1, y2], 1)), on(folded)),
-        "the state of split scans continues as the fold's": apart(bench.after(s2), reference),
-        "scan and then steps equal one scan": apart(on(jnp.concatenate([y1, y3], 1)), on(folded)),
-        "pads are inert in scan": apart(on(dirty), on(folded)),
-        "pads are inert in step": apart(on(dirty_folded), on(folded)),
-        "pads leave no trace in the state of scan": apart(bench.after(s_dirty), reference),
-        "pads leave no trace in the state of step": apart(bench.after(s_dirty_folded), reference),
-        "beyond capacity scan gives NaN or the right value": apart(
-            on(known(jnp.concatenate([few1, few2], 1))), on(folded)
-        ),
-        "beyond capacity step gives NaN or the right value": apart(on(known(few_folded)), on(folded)),
+        "scan equals the fold of step": is_folded(y),
+        "the state of scan continues as the fold's": goes_on(bench.after(s)),
+        "split scans equal one scan": is_folded(y1, y2),
+        "the state of split scans continues as the fold's": goes_on(bench.after(s2)),
+        "scan and then steps equal one scan": is_folded(y1, y3),
+        "pads are inert in scan": is_folded(dirty),
+        "pads are inert in step": is_folded(dirty_folded),
+        "pads leave no trace in the state of scan": goes_on(bench.after(s_dirty)),
+        "pads leave no trace in the state of step": goes_on(bench.after(s_dirty_folded)),
+        "beyond capacity scan gives NaN or the right value": is_folded(known(jnp.concatenate([few1, few2], 1))),
+        "beyond capacity step gives NaN or the right value": is_folded(known(few_folded)),
     }
 
 
 def _training(bench: Bench, notes: dict[str, str]) -> dict[str, Array]:
     """What needs no step: padding, packing, gradients. For causal mixers and others."""
-    real = bench.seq.mask[..., None]
-    on = lambda y: jnp.where(real, y, 0)
-    score = lambda f, weight: lambda params, x: jnp.sum(jnp.where(real, f(params, x) * weight, 0))
-    plain = lambda params, x: bench.scan(x, params, bench.empty(0, params))[0]
-    y = plain(bench.params, bench.x)
-    gradient = jax.grad(score(plain, bench.weight), argnums=(0, 1))
-    g_params, g_x = gradient(bench.params, bench.junk)
+    y, dirty = bench.plain(bench.params, bench.x), bench.plain(bench.params, bench.junk)
+    g_params, g_x = bench.gradient(bench.params, bench.junk, bench.weight)
+    same = jax.jit(apart)
+    finite = lambda v: jnp.where(jnp.isfinite(v).all(), 0.0, jnp.inf)
     errors = {
         "packed documents equal separate ones": _packed(bench, y),
-        "pads are finite": jnp.where(jnp.isfinite(plain(bench.params, bench.junk)).all(), 0.0, jnp.inf),
-        "pads are inert in training": apart(on(plain(bench.params, bench.junk)), on(y)),
-        "no gradient reaches pads": jnp.max(jnp.abs(jnp.where(real, 0, g_x))),
-        "the gradient is finite beside pads": jnp.where(jnp.isfinite(g_x).all(), 0.0, jnp.inf),
-        "the gradient ignores pads": apart(g_params, gradient(bench.params, bench.x)[0]),
-        OPERATORS: with_operators(lambda p: plain(p, bench.x), bench.decl, bench.params, y, notes),
+        "pads are finite": finite(dirty),
+        "pads are inert in training": bench.apart(dirty, y),
+        "no gradient reaches pads": jnp.max(jnp.abs(jnp.where(bench.seq.mask[..., None], 0, g_x))),
+        "the gradient is finite beside pads": finite(g_x),
+        "the gradient ignores pads": same(g_params, bench.gradient(bench.params, bench.x, bench.weight)[0]),
+        OPERATORS: with_operators(lambda p: bench.plain(p, bench.x), bench.decl, bench.params, y, notes),
     }
     if not bench.mixer.causal:
         return errors
     early = bench.weight * (jnp.arange(bench.x.shape[1]) < bench.split)[None, :, None]
-    reach = jax.grad(score(plain, early), argnums=1)(bench.params, bench.x)
-    folded = lambda params, x: _fold(bench.mixer, params, x, bench.empty(bench.length, params), bench.seq)[0]
-    f_params, f_x = jax.grad(score(folded, bench.weight), argnums=(0, 1))(bench.params, bench.x)
+    reach = bench.gradient(bench.params, bench.x, early)[1]
+    folded = bench.score(lambda params, x: bench.fold(x, params)[0])
+    f_params, f_x = jax.jit(jax.grad(folded, argnums=(0, 1)))(bench.params, bench.x, bench.weight)
     return errors | {
-        "training and prefill agree": apart(on(y), on(bench.scan(bench.x)[0])),
+        "training and prefill agree": bench.apart(y, bench.scan(bench.x)[0]),
         "no gradient flows from the future": jnp.max(jnp.abs(reach[:, bench.split :])),
-        "gradients by parameter: scan equals step": apart(g_params, f_params),
-        "gradients by input: scan equals step": apart(on(g_x), on(f_x)),
+        "gradients by parameter: scan equals step": same(g_params, f_params),
+        "gradients by input: scan equals step": bench.apart(g_x, f_x),
     }
 
 
@@ -192,7 +210,7 @@ def _packed(bench: Bench, y: Array) -> Array:
             [sum(r == row for r, f, _ in bench.documents if f < first_) for row, first_, _ in bench.documents]
         )
         state = state | dict(open=jnp.asarray(before, jnp.int32))
-    separate = bench.mixer.scan(bench.params, take(bench.x), state, alone)[0]
+    separate = bench.scan(take(bench.x), state=state, seq=alone)[0]
     return apart(jnp.where(mask[..., None], separate, 0), jnp.where(mask[..., None], take(y), 0))
 
 
@@ -210,29 +228,28 @@ def token_mixer(mixer, *, time: int = 144, seed: int = 0, side=None, memory: int
     if not all(r.ok for r in first):
         return first  # the checks below go on from states, and would end in a type error
     notes: dict[str, str] = {}
-    bundle = lambda: _training(bench, notes) | (_decoding(bench) if mixer.causal else {})
-    results = first + to_results(jax.jit(bundle)(), TOLERANCE["float32"], zero, notes)
+    errors = _training(bench, notes) | (_decoding(bench) if mixer.causal else {})
+    results = first + to_results(errors, TOLERANCE["float32"], zero, notes)
     results += [_sensible(bench), _bf16(bench), *_sliced(bench)]
     return results + ([_flops(bench), _state_bytes(bench)] if mixer.causal else [])
 
 
 def _sensible(bench: Bench) -> Result:
     """A mixer that mixes nothing would keep most promises."""
-    f = lambda x: jnp.sum(bench.scan(x, state=bench.empty(0))[0][0, 2] * bench.weight[0, 2])
-    reach = np.abs(np.asarray(jax.jit(jax.grad(f))(bench.x)))[0, 1:3].max(-1)
+    third = jnp.zeros_like(bench.weight).at[0, 2].set(bench.weight[0, 2])
+    reach = np.abs(np.asarray(bench.gradient(bench.params, bench.x, third)[1]))[0, 1:3].max(-1)
     ok = (reach > 0).all() or bool(bench.context)
     return Result("a token depends on itself and on the one before", 0.0 if ok else np.inf, 0.0)
 
 
 def _bf16(bench: Bench) -> Result:
     cast = lambda dtype: param.cast(bench.decl, bench.params, dtype)
-    run = jax.jit(lambda params, x: bench.scan(x, params, bench.empty(0, params)))
+    run = lambda params, x: bench.scan(x, params, bench.empty(0, params))
     (y, s), (z, r) = run(cast(jnp.bfloat16), bench.x.astype(jnp.bfloat16)), run(bench.params, bench.x)
     said = same_structure(s, r)
     if y.dtype != jnp.bfloat16 or said:
         return Result("bfloat16", np.inf, 0.0, said or f"y is {y.dtype}")
-    real = bench.seq.mask[..., None]
-    return Result("bfloat16", float(apart(jnp.where(real, y, 0), jnp.where(real, z, 0))), TOLERANCE["bfloat16"])
+    return Result("bfloat16", float(bench.apart(y, z)), TOLERANCE["bfloat16"])
 
 
 def _fixed_point(bench: Bench) -> list[Result]:

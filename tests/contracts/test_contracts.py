@@ -121,14 +121,14 @@ def rows():
     for family, (registry, _) in FAMILIES.items():
         for name in registry:
             quick = family != "token mixer" or name in QUICK
-            first = () if quick else pytest.mark.slow
-            # Further rows of the methods in QUICK are compiled as in use, and find what optimisation breaks.
-            further = (pytest.mark.slow, pytest.mark.optimised) if quick else pytest.mark.slow
-            for table, marks in ((VARIANTS, first), (SLOW, further)):
-                for options in table.get((family, name), [dict()] if table is VARIANTS else []):
-                    said = ",".join(f"{k}={v}" for k, v in options.items())
-                    fields = options | (dict(width=WIDTH) if family in wide else {})
-                    yield pytest.param(family, name, fields, id=f"{family} {name}({said})", marks=marks)
+            first, further = VARIANTS.get((family, name), [dict()]), SLOW.get((family, name), [])
+            for options in (*first, *further):
+                marks = [] if quick and options in first else [pytest.mark.slow]
+                if quick and options in further[-1:]:  # compiled as in use: finds what optimisation breaks
+                    marks.append(pytest.mark.optimised)
+                said = ",".join(f"{k}={v}" for k, v in options.items())
+                fields = options | (dict(width=WIDTH) if family in wide else {})
+                yield pytest.param(family, name, fields, id=f"{family} {name}({said})", marks=marks)
 
 
 @pytest.mark.parametrize(("family", "name", "options"), list(rows()))
