@@ -82,7 +82,7 @@ class Bench:
             self.memory = jax.random.normal(next(keys), (b, self.context, width))
             start = (jnp.arange(self.context) % (self.context // 3) == 0)[None].repeat(b, 0)  # three documents
             self.memory_seq = from_starts(start)
-        self._bind = jax.jit(mixer.bind) if self.context else None
+        self._bind = jax.jit(lambda *args: mixer.bind(*args))
         self._scan = jax.jit(lambda *args: mixer.scan(*args)[:2])
         self._fold = jax.jit(lambda *args: _fold(mixer, *args))
         self.gradient = jax.jit(jax.grad(self.score(self.plain), argnums=(0, 1)))

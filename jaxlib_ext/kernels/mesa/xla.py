@@ -55,7 +55,8 @@ def _solved(q: Array, k: Array, v: Array, ridge: Array, state: Array, start: Arr
     ridge = jnp.broadcast_to(ridge.reshape(1, 1, -1, 1), (*k.shape[:-1], 1))
     chunk = min(CHUNK, start.shape[1])
     y, sums = chunks(Transition(_local, _carry, _read), (q, k, v, ridge), state, start, chunk=chunk)
-    return *jnp.split(y, (v.shape[-1],), -1), sums
+    y, w = jnp.split(y, (v.shape[-1],), -1)
+    return y, w, sums
 
 
 @jax.custom_vjp
