@@ -25,6 +25,7 @@ OPTIONS = {
     "lmuformer": "(signals=4)",
     "mamba2": "(head_dim=16,groups=2)",
     "native_sparse_attention": "(heads=4,block=8,stride=4,select=8,top=2,window=8)",
+    "sparse_transformer": "(heads=4,stride=16)",  # of 128 no token sees two: gradients of queries are rounding
 }
 
 
@@ -58,4 +59,5 @@ def test_a_step_on_a_mesh_is_that_of_one_device(name):
         ends.append(jax.device_get((state.params, state.opt)))
         said.append(float(metrics["grad_norm"]))
     assert said[1] == pytest.approx(said[0], rel=TOLERANCE["float32"])
-    assert float(apart(ends[1], ends[0])) < TOLERANCE["float32"]
+    for parts, one in zip(ends[1], ends[0], strict=True):  # apart: a gradient is small beside a parameter
+        assert float(apart(parts, one)) < TOLERANCE["float32"]
