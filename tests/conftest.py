@@ -37,8 +37,12 @@ def few_memory_maps():
 
 
 @pytest.fixture
-def quick_compilation():
-    """Large programs that are compiled for a few small numbers skip most of the optimisation, which halves the time."""
+def quick_compilation(request):
+    """Large programs that are compiled for a few small numbers skip most of the optimisation, which halves the time.
+    Tests marked optimised do not."""
+    if request.node.get_closest_marker("optimised"):
+        yield
+        return
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -19,6 +19,7 @@ from .wrapped import OPERATORS, cut, with_operators
 
 Array = jax.Array
 Tree = Any
+_same = jax.jit(apart)
 MORE = 5  # tokens that continue from a state, to compare what it holds
 
 
@@ -148,17 +149,17 @@ def _decoding(bench: Bench) -> dict[str, Array]:
     few_folded, _ = bench.fold(bench.x, state=bench.empty(short))
     is_folded = lambda *parts: bench.apart(jnp.concatenate(parts, 1), folded)
     known = lambda v: jnp.where(jnp.isnan(v) & bench.seq.mask[..., None], folded, v)
-    goes_on = jax.jit(lambda after: apart(after, reference))
+    goes_on = lambda state: _same(bench.after(state), reference)
     return {
         "scan equals the fold of step": is_folded(y),
-        "the state of scan continues as the fold's": goes_on(bench.after(s)),
+        "the state of scan continues as the fold's": goes_on(s),
         "split scans equal one scan": is_folded(y1, y2),
-        "the state of split scans continues as the fold's": goes_on(bench.after(s2)),
+        "the state of split scans continues as the fold's": goes_on(s2),
         "scan and then steps equal one scan": is_folded(y1, y3),
         "pads are inert in scan": is_folded(dirty),
         "pads are inert in step": is_folded(dirty_folded),
-        "pads leave no trace in the state of scan": goes_on(bench.after(s_dirty)),
-        "pads leave no trace in the state of step": goes_on(bench.after(s_dirty_folded)),
+        "pads leave no trace in the state of scan": goes_on(s_dirty),
+        "pads leave no trace in the state of step": goes_on(s_dirty_folded),
         "beyond capacity scan gives NaN or the right value": is_folded(known(jnp.concatenate([few1, few2], 1))),
         "beyond capacity step gives NaN or the right value": is_folded(known(few_folded)),
     }
@@ -168,7 +169,6 @@ def _training(bench: Bench, notes: dict[str, str]) -> dict[str, Array]:
     """What needs no step: padding, packing, gradients. For causal mixers and others."""
     y, dirty = bench.plain(bench.params, bench.x), bench.plain(bench.params, bench.junk)
     g_params, g_x = bench.gradient(bench.params, bench.junk, bench.weight)
-    same = jax.jit(apart)
     finite = lambda v: jnp.where(jnp.isfinite(v).all(), 0.0, jnp.inf)
     errors = {
         "packed documents equal separate ones": _packed(bench, y),
@@ -176,7 +176,7 @@ def _training(bench: Bench, notes: dict[str, str]) -> dict[str, Array]:
         "pads are inert in training": bench.apart(dirty, y),
         "no gradient reaches pads": jnp.max(jnp.abs(jnp.where(bench.seq.mask[..., None], 0, g_x))),
         "the gradient is finite beside pads": finite(g_x),
-        "the gradient ignores pads": same(g_params, bench.gradient(bench.params, bench.x, bench.weight)[0]),
+        "the gradient ignores pads": _same(g_params, bench.gradient(bench.params, bench.x, bench.weight)[0]),
         OPERATORS: with_operators(lambda p: bench.plain(p, bench.x), bench.decl, bench.params, y, notes),
     }
     if not bench.mixer.causal:
@@ -188,7 +188,7 @@ def _training(bench: Bench, notes: dict[str, str]) -> dict[str, Array]:
     return errors | {
         "training and prefill agree": bench.apart(y, bench.scan(bench.x)[0]),
         "no gradient flows from the future": jnp.max(jnp.abs(reach[:, bench.split :])),
-        "gradients by parameter: scan equals step": same(g_params, f_params),
+        "gradients by parameter: scan equals step": _same(g_params, f_params),
         "gradients by input: scan equals step": bench.apart(g_x, f_x),
     }
 

@@ -4,6 +4,5 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def as_marked(request):
-    if not request.node.get_closest_marker("optimised"):
-        request.getfixturevalue("quick_compilation")
+def compiled_quickly(quick_compilation):
+    pass

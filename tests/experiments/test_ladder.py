@@ -22,7 +22,7 @@ def ladder(run):
 
 @pytest.fixture(scope="module")
 def jobs(ladder, tmp_path_factory):
-    """(folder, exit status, output, errors of both jobs): a ladder that two jobs of an array have climbed."""
+    """(folder, what the first job said, its table, what the second said): a ladder that an array has climbed."""
     folder = tmp_path_factory.mktemp("jobs")
     first = ladder(folder, "--only", "1/2")
     rows = table(folder)

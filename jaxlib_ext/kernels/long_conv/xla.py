@@ -69,6 +69,13 @@ def _base(x: Array, taps: Array, start: Array, size: int) -> Array:
     return convolve(before(x), taps[:width][::-1].T, before(piece), piece)
 
 
+def in_blocks(a: Array, size: int) -> Array:
+    """[B, T, ...] -> [B, N, size, ...] with zeros at the end."""
+    b, t, *rest = a.shape
+    n = -(-t // size)
+    return jnp.pad(a, ((0, 0), (0, n * size - t)) + ((0, 0),) * len(rest)).reshape(b, n, size, *rest)
+
+
 def _lags(taps: Array, n: int) -> Array:
     """The first n taps, with zeros beyond the filter's reach."""
     return jnp.pad(taps[:n], ((0, max(0, n - taps.shape[0])), (0, 0)))
@@ -79,16 +86,12 @@ def _halves(x: Array, taps: Array, start: Array, m: int, product: Callable) -> A
     (b, t, c), reach = x.shape, m
     while reach // 2 >= taps.shape[0]:
         reach //= 2  # tokens on either side of the cut that lie within the filter's reach
-    n = -(-t // (2 * m))
-    cut = lambda a: jnp.pad(a, ((0, 0), (0, 2 * m * n - t)) + ((0, 0),) * (a.ndim - 2)).reshape(
-        b, n, 2, m, *a.shape[2:]
-    )
-    doc, rows = cut(jnp.cumsum(start.astype(jnp.int32), 1)), cut(x)
-    cut_doc = doc[:, :, 0, -1:]
-    early = jnp.where((doc[:, :, 0, m - reach :] == cut_doc)[..., None], rows[:, :, 0, m - reach :], 0.0)
+    doc, rows = in_blocks(jnp.cumsum(start.astype(jnp.int32), 1), 2 * m), in_blocks(x, 2 * m)
+    cut_doc, before, after = doc[:, :, m - 1 : m], slice(m - reach, m), slice(m, m + reach)
+    early = jnp.where((doc[:, :, before] == cut_doc)[..., None], rows[:, :, before], 0.0)
     late = product(early, _lags(taps, 2 * reach))
-    late = jnp.where((doc[:, :, 1, :reach] == cut_doc)[..., None], late, 0.0)
-    return jnp.pad(late, ((0, 0), (0, 0), (m, m - reach), (0, 0))).reshape(b, 2 * m * n, c)[:, :t]
+    late = jnp.where((doc[:, :, after] == cut_doc)[..., None], late, 0.0)
+    return jnp.pad(late, ((0, 0), (0, 0), (m, m - reach), (0, 0))).reshape(b, -1, c)[:, :t]
 
 
 def _by_matrix(early: Array, taps: Array) -> Array:
@@ -129,9 +132,8 @@ _hankel.defvjp(lambda v: (_hankel(v), None), _sums)
 def _between(x: Array, taps: Array, start: Array) -> Array:
     """What blocks add to later blocks, one distance between blocks after the other [B, T, C]."""
     (b, t, c), k = x.shape, BLOCK
-    n = -(-t // k)
-    cut = lambda a: jnp.pad(a, ((0, 0), (0, n * k - t)) + ((0, 0),) * (a.ndim - 2)).reshape(b, n, k, *a.shape[2:])
-    doc, rows = cut(jnp.cumsum(start.astype(jnp.int32), 1)), cut(x)
+    doc, rows = in_blocks(jnp.cumsum(start.astype(jnp.int32), 1), k), in_blocks(x, k)
+    n = rows.shape[1]
     last = doc[..., -1]
     before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)), constant_values=-1)  # document open where a block begins
     early = jnp.where((doc == last[..., None])[..., None], rows, 0.0)[:, :, ::-1]

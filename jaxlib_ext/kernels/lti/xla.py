@@ -7,7 +7,7 @@ end at the last real token, and is made once more from the chunk that holds that
 import jax
 import jax.numpy as jnp
 
-from ..long_conv.xla import within
+from ..long_conv.xla import in_blocks, within
 from .systems import System, dot
 
 Array = jax.Array
@@ -15,9 +15,10 @@ Array = jax.Array
 
 def chunked(u: Array, state: Array, start: Array, mask: Array, system: System) -> tuple[Array, Array]:
     (b, t, c), k = u.shape, system.response.shape[0]
-    u, n = u.astype(jnp.float32), -(-t // k)
-    cut = lambda a: jnp.pad(a, ((0, 0), (0, n * k - t)) + ((0, 0),) * (a.ndim - 2)).reshape(b, n, k, *a.shape[2:])
-    rows, doc = cut(u), jnp.cumsum(cut(start).reshape(b, -1).astype(jnp.int32), 1).reshape(b, n, k)
+    u = u.astype(jnp.float32)
+    rows, starts = in_blocks(u, k), in_blocks(start, k)
+    n = rows.shape[1]
+    doc = jnp.cumsum(starts.reshape(b, -1).astype(jnp.int32), 1).reshape(b, n, k)
     last = doc[..., -1]
     before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)))  # document open where a chunk begins; the state's is 0
     early = jnp.where((doc == last[..., None])[..., None], rows, 0.0)
@@ -32,7 +33,7 @@ def chunked(u: Array, state: Array, start: Array, mask: Array, system: System) -
     read = dot("bncs,kcs->bnkc", s, system.read)
     read = jnp.where((doc == before[..., None])[..., None], read, 0.0).reshape(b, n * k, c)[:, :t]
     y = within(u, system.response, start, k) + read
-    return y, _last(rows, doc, before, s, cut(mask), state, system)
+    return y, _last(rows, doc, before, s, in_blocks(mask, k), state, system)
 
 
 def _last(rows: Array, doc: Array, before: Array, s: Array, mask: Array, state: Array, system: System) -> Array:
