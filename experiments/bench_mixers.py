@@ -282,13 +282,14 @@ def copy_rate(n: int = 1 << 25) -> float:
 def measure(name: str, bench: Bench, t: int, peak: float, rate: float) -> dict[str, Any]:
     made = case(name, bench, t)
     fast, plain = compiled(made.fast, made.inputs), compiled(made.plain, made.inputs)
-    took: dict[str, list[float]] = {"fast": [], "plain": [], "fast_forward": [], "plain_forward": []}
-    calls = dict(fast=fast[1], plain=plain[1], fast_forward=fast[0], plain_forward=plain[0])
-    for turn in range(bench.turns + 1):
-        for key in calls if turn % 2 else reversed(calls):
-            s = seconds(calls[key], made.inputs)
-            if turn:
-                took[key].append(s)
+    took: dict[str, list[float]] = {}
+    for part, suffix in ((0, "_forward"), (1, "")):  # apart: the plain gradient leaves caches and memory disturbed
+        calls = {f"fast{suffix}": fast[part], f"plain{suffix}": plain[part]}
+        for turn in range(bench.turns + 1):
+            for key in calls if turn % 2 else reversed(calls):
+                s = seconds(calls[key], made.inputs)
+                if turn:
+                    took.setdefault(key, []).append(s)
     score = lambda *args: jnp.sum(made.fast(*args)[0])
     flops = dot_flops(jax.grad(score, argnums=tuple(range(len(made.inputs)))), *made.inputs)
     moved = 2 * sum(a.nbytes for a in made.inputs)  # every input read, its gradient written
