@@ -4,8 +4,8 @@
     python experiments/coord_check.py --mixers my_file:Mixer --optimizers adam --widths 64 256
     python experiments/coord_check.py --sweep 7 --steps 100 --widths 64 128 256      # the best learning rate by width
 
-A language model is trained for a few steps at each width, from the start and with the rates that the parameterisation
-says, and the root mean square of what every matrix makes is recorded after each. Leaves `coordinates.csv` and a plot,
+A language model is trained for a few steps on one batch at each width, from the start and with the rates that the
+parameterisation says, and the root mean square of what every matrix makes of it is recorded after each. Leaves `coordinates.csv` and a plot,
 or `sweep.csv`. Exit status 1 if a slope under muP is above the limit, or the best rate moved by more than one point of
 the grid.
 """
@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -133,18 +134,20 @@ def optimizer_of(c: Config, case: tuple[str, str, str], width: int, vocab: int):
     return tx, jax.jit(tx.update), scales
 
 
-def training(c: Config, case: tuple[str, str, str], source, width: int, seed: int, factor: float = 1.0):
-    """Yields (params, loss of the step before, nan at first): before the first step and after each."""
-    one = subject(c, case[0], width, source.vocab)
-    tx, update, scales = optimizer_of(c, case, width, source.vocab)
+def training(
+    c: Config, case: tuple[str, str, str], vocab: int, width: int, seed: int, batch_of: Callable, factor: float = 1.0
+):
+    """Yields (params, loss of the step before, nan at first): before the first step and after each. batch_of: step ->
+    batch; factor: of the learning rate."""
+    one = subject(c, case[0], width, vocab)
+    tx, update, scales = optimizer_of(c, case, width, vocab)
     params = one.draw(jax.random.key(seed))
     if scales is not None:
         params = param.fold(lambda _, p, v, s: v if s is None else v * s.init, one.decl, params, scales)
     state = optim.set_hyper(tx.init(params), learning_rate=factor * rate_of(c, case[1]))
-    batches = data.Batches(source, c.batch, c.time, 0)
     yield params, float("nan")
     for step in range(c.steps):
-        loss, grads = one.gradient(params, batches.rows(step, 0, c.batch))
+        loss, grads = one.gradient(params, batch_of(step))
         delta, state = update(grads, state, params)
         params = optax.apply_updates(params, delta)
         yield params, loss
@@ -163,7 +166,8 @@ def measured(c: Config, case: tuple[str, str, str], source, width: int) -> dict[
     """{layer: root mean square before training and after each step}, the geometric mean over seeds."""
     batch = data.Batches(source, c.batch, c.time, 0).rows(0, 0, c.batch)
     look = subject(c, case[0], width, source.vocab).look
-    found = [[look(p, batch) for p, _ in training(c, case, source, width, seed)] for seed in range(c.seeds)]
+    run = lambda seed: training(c, case, source.vocab, width, seed, lambda _: batch)
+    found = [[look(p, batch) for p, _ in run(seed)] for seed in range(c.seeds)]
     with np.errstate(divide="ignore"):
         mean = np.exp(np.mean(np.log([[[rms for _, rms in one] for one in run] for run in found]), 0))
     layers, times = [], {}
@@ -175,10 +179,12 @@ def measured(c: Config, case: tuple[str, str, str], source, width: int) -> dict[
 
 def swept(c: Config, case: tuple[str, str, str], source, width: int) -> dict[float, float]:
     """{learning rate: mean loss of the last tenth of the steps}, seeds averaged."""
-    found = {}
+    found, rows = {}, data.Batches(source, c.batch, c.time, 0).rows
+    batch_of = lambda step: rows(step, 0, c.batch)
     for i in range(c.sweep):
         factor = 2.0 ** (i - c.sweep // 2)
-        runs = [[loss for _, loss in training(c, case, source, width, seed, factor)] for seed in range(c.seeds)]
+        run = lambda seed, factor=factor: training(c, case, source.vocab, width, seed, batch_of, factor)
+        runs = [[loss for _, loss in run(seed)] for seed in range(c.seeds)]
         ends = np.array(jax.device_get(runs))[:, -max(c.steps // 10, 1) :]
         found[factor * rate_of(c, case[1])] = float(np.mean(ends))
     return found

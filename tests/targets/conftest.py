@@ -12,6 +12,7 @@ import pytest
 from jaxlib_ext import param, sharding, targets
 from jaxlib_ext.contracts import Cost
 from jaxlib_ext.models.config import ModelConfig, build
+from jaxlib_ext.models.presets import PRESETS
 from jaxlib_ext.training import losses
 from jaxlib_ext.training.step import Step, make_step
 
@@ -33,9 +34,14 @@ def with_memory(model, params, batch, key):
     return losses.Loss(jnp.sum(nats), jnp.float32(nats.size))
 
 
-def small_step(mesh, *, layers=2, mixer="attention(head_dim=32)", remat="full", loss=losses.next_token, tx=None):
-    config = ModelConfig(width=WIDTH, depth=layers, mixer=mixer, dtype="bfloat16", remat=remat)
-    model = dataclasses.replace(build(config, VOCAB), unroll=1)
+def small_step(
+    mesh, *, layers=2, mixer="attention(head_dim=32)", remat="full", preset="", loss=losses.next_token, tx=None
+):
+    """A step of a small model, or of a preset with so many layers."""
+    config, vocab = ModelConfig(width=WIDTH, mixer=mixer, dtype="bfloat16", remat=remat), VOCAB
+    if preset:
+        config, vocab, _ = PRESETS[preset]
+    model = dataclasses.replace(build(dataclasses.replace(config, depth=layers), vocab), unroll=1)
     tx = tx or optax.adamw(1e-3, b2=0.95, mask=param.decayed(model.decl()))
     return make_step(model, tx, loss, mesh, clip=1.0)
 

@@ -5,6 +5,7 @@ left to jax, a scan keeps half a dozen [B, C, N] arrays of every token, and take
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from ..decay import grow
 
 Array = jax.Array
 CHUNK = 128
+WAYS = 16  # groups of channels that add up their parts of db apart: over up to so many devices no token sends anything
 Tokens = tuple[Array, Array, Array, Array, Array]  # x, dt [T, B, C], b, c [T, B, N], start [T, B], or one token's
 
 
@@ -41,7 +43,8 @@ def _forward(rule: str, a: Array, h: Array, tokens: Tokens) -> tuple[Array, tupl
 
 
 def _back(rule: str, a: Array, later: tuple[Array, Array], row: tuple) -> tuple[tuple[Array, Array], tuple]:
-    """One token backwards: gradients of the state after it and of a so far -> before it, and of x, dt, b.
+    """One token backwards: gradients of the state after it and of a so far -> before it, and of x, dt, b,
+    the last in groups of channels [B, G, N].
 
     Written for few passes over [B, C, N]: XLA on CPU makes each result in a loop of its own, and a product with ones is
     a faster sum over the last axis than a reduction.
@@ -53,7 +56,8 @@ def _back(rule: str, a: Array, later: tuple[Array, Array], row: tuple) -> tuple[
     dh = dh + dy[:, :, None] * c[:, None, :]
     zoh = rule == "zoh"
     into = dh * (grown * over if zoh else dt)
-    dx, db = jnp.einsum("bcn,bn->bc", into, b), jnp.einsum("bcn,bc->bn", into, x)
+    grouped = lambda v: v.reshape(v.shape[0], math.gcd(v.shape[1], WAYS), -1, *v.shape[2:])
+    dx, db = jnp.einsum("bcn,bn->bc", into, b), jnp.einsum("bgcn,bgc->bgn", grouped(into), grouped(x))
     # of dt a; with zoh the input term is grown / a, which depends on a once more, and otherwise on dt
     rate = dh * (h + bx * over if zoh else h) * (1 + grown)
     ddt = rate * a[None] if zoh else rate * a[None] + dh * bx
@@ -74,7 +78,7 @@ def _backward(rule: str, a: Array, later: tuple[Array, Array], chunk: tuple) -> 
     # dc_t = dy_t . h_t, where the state after a token is the one kept for the next
     dc = jnp.einsum("tbc,tbcn->tbn", jnp.roll(dy, 1, 0), states)[1:]
     dc = jnp.concatenate([dc, jnp.einsum("bc,bcn->bn", dy[-1], last)[None]])
-    return later, (dx, ddt, db, dc)
+    return later, (dx, ddt, jnp.sum(db, 2), dc)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
