@@ -31,7 +31,7 @@ from jaxlib_ext.registry import split_specs
 from jaxlib_ext.scaling import plots
 from jaxlib_ext.training import data, losses
 
-RATES = dict(sgd=0.5, adam=0.01, lion=0.003)  # at the base width, for the steps of a coordinate check
+RATES = dict(sgd=0.2, adam=0.003, lion=0.001)  # at the base width; above, mamba's own feedback sets its activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Config:
     """Logits start at 0 under muP, so that no random part, which fades with width, hides what is learned."""
     limit: float = 0.1
     """Largest slope."""
-    seeds: int = 1
+    seeds: int = 2
     """Slopes are of the geometric mean over seeds."""
     sweep: int = 0
     """Learning rates to try at each width instead, factors of 2 apart around learning_rate."""

@@ -72,7 +72,7 @@ def _rivals(got: Fit, **options: Any) -> list[Fit]:
     at = lambda share: {k: ranges[k][0] + share * (ranges[k][1] - ranges[k][0]) for k in plain}
     held = lambda share: {**options, "fixed": {**got.fixed, **at(share)}}
     out = [fit(got.law, got.data, got.loss, **held(share)) for share in (0.2, 0.5)]
-    return [f for f in out if np.all(np.isfinite(f.u))]
+    return [f for f in out if np.all(np.isfinite(f.u)) and np.min(f.predict()) > 0]
 
 
 def rehearse(

@@ -1,7 +1,6 @@
 """The coordinate check: slopes of known powers, taps on a model, and muP against standard on a small language model."""
 
 import csv
-import functools
 import importlib.util
 import pathlib
 
@@ -62,30 +61,24 @@ def test_taps_see_every_use_in_order():
 
 
 @pytest.mark.slow
-def test_mup_is_flatter_by_far_than_the_standard_parametrisation(tmp_path):
-    """The experiment in small: attention, Adam, widths 64 to 256, three steps; its table and its plot.
-
-    At these widths and seeds one slope under muP is -0.13 (the channel mixer's output), outside the 0.1 that the script
-    asks for, and the largest of the standard parametrisation is 1.04.
-    """
+@pytest.mark.parametrize("optimizer", ["sgd(momentum=0.0)", "adam", "lion"])
+def test_mup_is_flat_and_the_standard_parametrisation_is_not(tmp_path, optimizer):
+    """The experiment in small: attention, widths 64 to 256; its table and its plot."""
     spec = importlib.util.spec_from_file_location("coord_check", EXPERIMENT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     config = script.Config(
-        out=str(tmp_path), mixers="attention(heads={heads})", optimizers="adam", widths=(64, 128, 256), steps=3,
+        out=str(tmp_path), mixers="attention(heads={heads})", optimizers=optimizer, widths=(64, 128, 256), steps=10,
         depth=1, seeds=2,
     )  # fmt: skip
-    status = script.check(config, script.data.open_source("stdlib", "train"))  # 1 if a slope under muP is above 0.1
+    assert script.check(config, script.data.open_source("stdlib", "train")) == 0  # slopes under muP are within 0.1
     with (tmp_path / "coordinates.csv").open() as file:
-        rows = list(csv.DictReader(file))
+        rows = [r for r in csv.DictReader(file) if r["parameterisation"] == "standard"]
     assert (tmp_path / "coordinates.png").stat().st_size > 10_000
 
-    def measure(name, width):
-        mine = [r for r in rows if r["parameterisation"] == name and int(r["width"]) == width]
-        layers = dict.fromkeys(r["layer"] for r in mine)
-        return {k: [float(r["rms"]) for r in mine if r["layer"] == k] for k in layers}
+    def measure(width):
+        mine = [r for r in rows if int(r["width"]) == width]
+        return {k: [float(r["rms"]) for r in mine if r["layer"] == k] for k in dict.fromkeys(r["layer"] for r in mine)}
 
-    found = {n: scaling.coordinate_check(functools.partial(measure, n), config.widths) for n in ("mup", "standard")}
-    assert status == (0 if found["mup"].within(0.1) else 1)
-    mup, standard = (abs(found[name].worst()[2]) for name in ("mup", "standard"))
-    assert mup < standard / 4 and standard > 0.3, (str(found["mup"]), str(found["standard"]))
+    standard = scaling.coordinate_check(measure, config.widths)
+    assert not standard.within(0.1), str(standard)
