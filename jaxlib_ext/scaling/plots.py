@@ -197,7 +197,8 @@ def coordinates(checks: Mapping[str, Coordinates], steps: Sequence[int] = (0, 1,
             for i, layer in enumerate(check.layers):
                 axis.loglog(check.widths, check.rms[:, step, i], ".-", lw=0.8, label=layer)
             after = step % check.rms.shape[1]
-            axis.set(xlabel="width", ylabel="root mean square", title=f"{title}, step {after}")
+            axis.set(xlabel="width", ylabel="root mean square")
+            axis.set_title(f"{title}, step {after}" if axis is row[0] else f"step {after}", fontsize=8, loc="left")
             axis.set_xticks(check.widths, [str(w) for w in check.widths], minor=False)
             axis.minorticks_off()
         row[-1].legend(fontsize=5, loc="center left", bbox_to_anchor=(1, 0.5))

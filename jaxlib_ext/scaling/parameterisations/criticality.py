@@ -1,9 +1,10 @@
-"""criticality_init: variances of biases and weights at which signals neither grow nor fade with depth.
+"""Variances of biases and weights at which signals neither grow nor fade with depth.
 
     K' = C_b + C_W <f(z)^2>,  z ~ N(0, K);  chi_par = C_W <z f'(z) f(z)> / K,  chi_perp = C_W <f'(z)^2>
     critical: K' = K = K*,  chi_par = chi_perp = 1
 
 source: Roberts, Yaida and Hanin 2022, arXiv 2106.10165, chapter 5
+catalogue: criticality_init
 departs: none
 """
 
