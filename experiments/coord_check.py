@@ -5,9 +5,9 @@
     python experiments/coord_check.py --sweep 7 --steps 100 --widths 64 128 256      # the best learning rate by width
 
 A language model is trained for a few steps on one batch at each width, from the start and with the rates that the
-parameterisation says, and the root mean square of what every matrix makes of it is recorded after each. Leaves `coordinates.csv` and a plot,
-or `sweep.csv`. Exit status 1 if a slope under muP is above the limit, or the best rate moved by more than one point of
-the grid.
+parameterisation says, and the root mean square of what every matrix makes of it is recorded after each. Leaves
+`coordinates.csv` and a plot, or `sweep.csv` (of batches that change). Exit status 1 if a slope under muP is above the
+limit, or the best rate moved by more than one point of the grid.
 """
 
 import csv
