@@ -31,7 +31,7 @@ from jaxlib_ext.registry import split_specs
 from jaxlib_ext.scaling import plots
 from jaxlib_ext.training import data, losses
 
-RATES = dict(sgd=0.2, adam=0.003, lion=0.001)  # at the base width; above, mamba's own feedback sets its activations
+RATES = dict(sgd=0.2, adam=0.003, lion=0.001)  # at the base width; what larger ones do is in RESULTS.md
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Config:
     limit: float = 0.1
     """Largest slope."""
     seeds: int = 2
-    """Slopes are of the geometric mean over seeds."""
+    """Slopes are of the geometric mean over seeds, a sweep's losses of the mean; each seed is trained anew."""
     sweep: int = 0
     """Learning rates to try at each width instead, factors of 2 apart around learning_rate."""
 
@@ -134,11 +134,18 @@ def optimizer_of(c: Config, case: tuple[str, str, str], width: int, vocab: int):
     return tx, jax.jit(tx.update), scales
 
 
+def batches(c: Config, source) -> Callable[[int], dict]:
+    """step -> batch."""
+    rows = data.Batches(source, c.batch, c.time, 0).rows
+    return lambda step: rows(step, 0, c.batch)
+
+
 def training(
-    c: Config, case: tuple[str, str, str], vocab: int, width: int, seed: int, batch_of: Callable, factor: float = 1.0
-):
-    """Yields (params, loss of the step before, nan at first): before the first step and after each. batch_of: step ->
-    batch; factor: of the learning rate."""
+    c: Config, case: tuple[str, str, str], vocab: int, width: int, seed: int, batch_of: Callable[[int], dict],
+    factor: float = 1.0,
+):  # fmt: skip
+    """Yields (params, loss of the step before, nan at first): before the first step and after each. factor: of the
+    learning rate."""
     one = subject(c, case[0], width, vocab)
     tx, update, scales = optimizer_of(c, case, width, vocab)
     params = one.draw(jax.random.key(seed))
@@ -164,10 +171,10 @@ def rate_of(c: Config, optimizer: str) -> float:
 
 def measured(c: Config, case: tuple[str, str, str], source, width: int) -> dict[str, np.ndarray]:
     """{layer: root mean square before training and after each step}, the geometric mean over seeds."""
-    batch = data.Batches(source, c.batch, c.time, 0).rows(0, 0, c.batch)
+    batch = batches(c, source)(0)
     look = subject(c, case[0], width, source.vocab).look
-    run = lambda seed: training(c, case, source.vocab, width, seed, lambda _: batch)
-    found = [[look(p, batch) for p, _ in run(seed)] for seed in range(c.seeds)]
+    trained = lambda seed: training(c, case, source.vocab, width, seed, lambda _: batch)
+    found = [[look(p, batch) for p, _ in trained(seed)] for seed in range(c.seeds)]
     with np.errstate(divide="ignore"):
         mean = np.exp(np.mean(np.log([[[rms for _, rms in one] for one in run] for run in found]), 0))
     layers, times = [], {}
@@ -179,12 +186,11 @@ def measured(c: Config, case: tuple[str, str, str], source, width: int) -> dict[
 
 def swept(c: Config, case: tuple[str, str, str], source, width: int) -> dict[float, float]:
     """{learning rate: mean loss of the last tenth of the steps}, seeds averaged."""
-    found, rows = {}, data.Batches(source, c.batch, c.time, 0).rows
-    batch_of = lambda step: rows(step, 0, c.batch)
+    found, batch_of = {}, batches(c, source)
     for i in range(c.sweep):
         factor = 2.0 ** (i - c.sweep // 2)
-        run = lambda seed, factor=factor: training(c, case, source.vocab, width, seed, batch_of, factor)
-        runs = [[loss for _, loss in run(seed)] for seed in range(c.seeds)]
+        trained = lambda seed, factor=factor: training(c, case, source.vocab, width, seed, batch_of, factor)
+        runs = [[loss for _, loss in trained(seed)] for seed in range(c.seeds)]
         ends = np.array(jax.device_get(runs))[:, -max(c.steps // 10, 1) :]
         found[factor * rate_of(c, case[1])] = float(np.mean(ends))
     return found

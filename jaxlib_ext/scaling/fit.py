@@ -79,13 +79,13 @@ class Fit:
     def predict(self, x: Mapping[str, Any] | None = None) -> np.ndarray:
         """The fitted law at inputs x, at the data's by default, [n]."""
         x = self.data.x if x is None else x
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = laws_of.predict(self.law, self.theta, x)
+        value = laws_of.predict(self.law, self.theta, x)
         if np.all(np.isfinite(value) & (value != 0)):
             return value
-        with jax.enable_x64(True):  # an exponent that ran away: its amplitude is finite at centred inputs only
+        # Where an exponent ran away, its amplitude overflows or fades to 0 in the data's units, at centred inputs not.
+        with jax.enable_x64(True), np.errstate(all="ignore"):
             here = self.problem.natural(jnp.asarray(self.u), self.fixed)
-        return laws_of.predict(self.law, here, {k: np.exp(v) for k, v in self.z(x).items()})
+            return laws_of.predict(self.law, here, {k: np.exp(v) for k, v in self.z(x).items()})
 
     def residuals(self) -> np.ndarray:
         """[n], in the space of the loss."""

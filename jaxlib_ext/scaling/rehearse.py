@@ -4,11 +4,11 @@ Begins with the cheapest runs, fits, lets `next_runs` spend a share of what is l
 spent. The same loop with training in place of looking up is how a design is used.
 
 source: Li et al. 2026, arXiv 2604.22753: 2.5 runs a parameter to begin with, gain over cost^0.4
-departs: several runs between two fits instead of one; one basin, that of the best fit
+departs: several runs between two fits instead of one; the fit alone while it converges, else rivals beside it
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,14 @@ def _rivals(got: Fit, **options: Any) -> list[Fit]:
         return []
     at = lambda share: {k: ranges[k][0] + share * (ranges[k][1] - ranges[k][0]) for k in plain}
     held = lambda share: {**options, "fixed": {**got.fixed, **at(share)}}
-    out = [fit(got.law, got.data, got.loss, **held(share)) for share in (0.2, 0.5)]
-    return [f for f in out if np.all(np.isfinite(f.u)) and np.min(f.predict()) > 0]
+    return [fit(got.law, got.data, got.loss, **held(share)) for share in (0.2, 0.5)]
+
+
+def _sound(got: Fit, places: Sequence[Mapping[str, Any] | None]) -> bool:
+    """Whether the design can use a fit: everywhere a number, and one with a logarithm where the loss takes it."""
+    values = np.concatenate([got.predict(x) for x in places])
+    return bool(np.all(np.isfinite(got.u)) and np.all(np.isfinite(values))
+                and (got.loss.space != "log" or np.all(values > 0)))  # fmt: skip
 
 
 def rehearse(
@@ -108,6 +114,7 @@ def rehearse(
         share = max(share, float(cost[affordable].min()))
         x = {k: data.x[k][affordable] for k in law.inputs}
         rivals = [] if got.status == "converged" else _rivals(got, **options)
+        rivals = [f for f in rivals if _sound(f, (None, x, *([target] if target else ())))]
         weights = [2.0] + [1.0] * len(rivals)
         more = next_runs([got, *rivals], x, cost[affordable], share, target, kind, power, weights)
         rows += affordable[more.rows].tolist()

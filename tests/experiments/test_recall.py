@@ -117,13 +117,13 @@ def test_bad_input_is_one_line(scripts, tmp_path, capsys, monkeypatch, arguments
 @pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["attention", "gated_deltanet"])
 def test_recall_is_learned(scripts, mixer):
-    """4 pairs among 32 symbols, width 32: above 99% of held-out rows well before 1000 steps."""
+    """4 pairs among 32 symbols, width 32: above 99% of held-out answers, after 150 and 350 steps when measured."""
     task = "mqar(time=32,vocab=32,pairs=4)"
     config = ModelConfig(width=32, mixer=mixer, channel="glu(ff=?)", position="rope")
     config = scripts["models"].sized(config, 32, 32, 16.0, 0).config
     recipe = scripts["train"].Recipe(1000, 64, 50, 512, 0.99, "adamw", 0.05)
     found = scripts["train"].train(scripts["train"].Run(task, mixer, config, recipe, 0.01, 0))
-    assert found["status"] == "solved" and found["accuracy"] >= 0.99, found
+    assert found["status"] == "solved" and found["steps"] <= 600, found
 
 
 @pytest.mark.slow

@@ -74,10 +74,11 @@ def test_gla_without_decay_is_linear_attention():
     assert apart(y, jnp.einsum("bhts,bshv->bthv", scores, v)) < 1e-5
 
 
-@pytest.mark.parametrize("rule", ["zoh", "euler"])
-def test_selective_scan_is_its_recurrence_across_chunks(rule, monkeypatch):
+@pytest.mark.parametrize(("rule", "c"), [("zoh", 3), ("euler", 3), ("zoh", 8)])
+def test_selective_scan_is_its_recurrence_across_chunks(rule, c, monkeypatch):
+    """Also where db is summed in groups of channels."""
     monkeypatch.setattr(scan_xla, "CHUNK", 16)
-    time, c, n = 50, 3, 4
+    time, n = 50, 4
     keys = iter(jax.random.split(jax.random.key(1), 6))
     x, dt = jax.random.normal(next(keys), (B, time, c)), jax.random.exponential(next(keys), (B, time, c))
     b, cc = (jax.random.normal(next(keys), (B, time, n)) for _ in "bc")

@@ -1,6 +1,7 @@
 """The coordinate check: slopes of known powers, taps on a model, and muP against standard on a small language model."""
 
 import csv
+import functools
 import importlib.util
 import pathlib
 
@@ -73,12 +74,15 @@ def test_mup_is_flat_and_the_standard_parametrisation_is_not(tmp_path, optimizer
     )  # fmt: skip
     assert script.check(config, script.data.open_source("stdlib", "train")) == 0  # slopes under muP are within 0.1
     with (tmp_path / "coordinates.csv").open() as file:
-        rows = [r for r in csv.DictReader(file) if r["parameterisation"] == "standard"]
+        rows = list(csv.DictReader(file))
     assert (tmp_path / "coordinates.png").stat().st_size > 10_000
 
-    def measure(width):
-        mine = [r for r in rows if int(r["width"]) == width]
+    def measure(name, width):
+        mine = [r for r in rows if r["parameterisation"] == name and int(r["width"]) == width]
         return {k: [float(r["rms"]) for r in mine if r["layer"] == k] for k in dict.fromkeys(r["layer"] for r in mine)}
 
-    standard = scaling.coordinate_check(measure, config.widths)
-    assert not standard.within(0.1), str(standard)
+    slopes = {}
+    for name in ("mup", "standard"):
+        slopes[name] = abs(scaling.coordinate_check(functools.partial(measure, name), config.widths).worst()[2])
+    assert slopes["mup"] <= 0.1 and np.isfinite(slopes["standard"]), slopes
+    assert slopes["standard"] > max(0.1, 1.5 * slopes["mup"]), slopes

@@ -1,8 +1,6 @@
 """Five published design tasks, at a tenth of what all their runs cost: R2 in the target region.
 
-Bars are those of the method's authors, means over ten law forms a task; ours is one form a task. On Farseer's runs a
-design has nothing to win with this fit: all 404 runs give 0.909, random tenths 0.928 on average (20 of them, 0.78 to
-0.99) where the authors' fits of random runs have 0.79. Its bar of 0.93 is missed by 0.006.
+Bars are those of the method's authors, means over ten law forms a task; ours is one form a task.
 """
 
 import numpy as np
@@ -23,8 +21,8 @@ TASKS = {  # name -> (table, law, loss, columns, y, cost, published R2 of the de
     ),
     "parallel": ("parallel", "parallel", lsq(), dict(N="num_params", P="parallel_size"), "loss",
                  lambda x: x["N"], 0.99),
-    "lr and batch": ("steplaw_lr_bsz", "response_surface", lsq(), LR, "lm_loss", lambda x: x["N"] * x["D"],
-                     0.22),
+    "lr and batch": ("steplaw_lr_bsz", "response_surface", lsq(), LR, "lm_loss", lambda x: x["N"] * x["D"], 0.22),
+    "farseer": ("farseer_dense", "farseer", lsq(), dict(N="N", D="D"), "loss", lambda x: x["N"] * x["D"], 0.93),
 }  # fmt: skip
 
 
@@ -32,55 +30,74 @@ def r2(y, value):
     return 1 - np.sum((y - value) ** 2) / np.sum((y - y.mean()) ** 2)
 
 
-def random_fit(law, data, cost, budget, loss, rng):
-    """The law on runs drawn until the budget is spent; None where they are too few to fit."""
-    rows, spent = [], 0.0
-    for i in rng.permutation(len(cost)):
-        if spent + cost[i] <= budget:
-            rows.append(i)
-            spent += cost[i]
-    try:
-        return scaling.fit(law, data.take(np.array(rows), "random"), loss, starts=16)
-    except ValueError:
-        return None
+def parts(table, task):
+    """(law, loss, [(runs, cost, target inputs, target losses)]): one, or one for each data set with its own law."""
+    name, law, loss, columns, y, price, _ = TASKS[task]
+    t, found = table(f"{name}.csv"), []
+    for group in np.unique(t["group"]) if "group" in t else [None]:
+        here = np.ones(len(t[y]), bool) if group is None else t["group"] == group
+        train, test = here & (t["split"] == "train"), here & (t["split"] == "test")
+        data = Data({k: t[c][train] for k, c in columns.items()}, t[y][train])
+        found.append((data, price(data.x), {k: t[c][test] for k, c in columns.items()}, t[y][test]))
+    return scaling.named(law, LAWS), loss, found
+
+
+def score(law, loss, found, choose):
+    """R2 over all targets of the law fitted to the runs that choose(data, cost, target) takes; -inf where it cannot."""
+    truth, value = [], []
+    for data, cost, target, y in found:
+        try:
+            fit = choose(data, cost, target)
+        except ValueError as error:
+            if "too few points" not in str(error):
+                raise
+            return -np.inf
+        truth.append(y)
+        value.append(fit.predict(target))
+    got = r2(np.concatenate(truth), np.concatenate(value))
+    return float(got) if np.isfinite(got) else -np.inf
+
+
+def by_design(law, loss, found):
+    def choose(data, cost, target):
+        got = scaling.rehearse(law, data, cost, 0.1 * cost.sum(), target, loss=loss)
+        assert got.spent <= 0.1 * cost.sum()
+        return got.fit
+
+    return score(law, loss, found, choose)
+
+
+def by_chance(law, loss, found, seed):
+    """Runs drawn until a tenth is spent, fitted as a design's are."""
+
+    def choose(data, cost, _):
+        rng, rows, spent = np.random.default_rng(seed), [], 0.0
+        for i in rng.permutation(len(cost)):
+            if spent + cost[i] <= 0.1 * cost.sum():
+                rows.append(i)
+                spent += cost[i]
+        return scaling.fit(law, data.take(np.array(rows), "random"), loss)
+
+    return score(law, loss, found, choose)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::jaxlib_ext.scaling.DataWarning")  # repeated rows of the tables
-@pytest.mark.parametrize("task", TASKS)
-def test_design_beats_random_runs_and_the_published_bar(table, task):
-    name, law, loss, columns, y, price, bar = TASKS[task]
-    t = table(f"{name}.csv")
-    law = scaling.named(law, LAWS)
-    parts = np.unique(t["group"]) if task == "parallel" else [None]  # two data sets, each with a law of its own
-    truth, ours, random = [], [], [[], [], []]
-    for part in parts:
-        here = np.ones(len(t[y]), bool) if part is None else t["group"] == part
-        train, test = here & (t["split"] == "train"), here & (t["split"] == "test")
-        data = Data({k: t[c][train] for k, c in columns.items()}, t[y][train])
-        target = {k: t[c][test] for k, c in columns.items()}
-        cost = price(data.x)
-        found = scaling.rehearse(law, data, cost, 0.1 * cost.sum(), target, loss=loss)
-        assert found.spent <= 0.1 * cost.sum()
-        truth.append(t[y][test])
-        ours.append(found.fit.predict(target))
-        for i, values in enumerate(random):
-            fit = random_fit(law, data, cost, 0.1 * cost.sum(), loss, np.random.default_rng(i))
-            values.append(fit.predict(target) if fit else np.full(test.sum(), np.nan))
-    truth, score = np.concatenate(truth), r2(np.concatenate(truth), np.concatenate(ours))
-    by_chance = [r2(truth, np.concatenate(v)) for v in random]
-    by_chance = [max(s, -1.0) if np.isfinite(s) else -1.0 for s in by_chance]
-    assert score >= bar - 0.005, (score, by_chance)  # the bars have two digits
-    assert score > np.mean(by_chance), (score, by_chance)
+@pytest.mark.parametrize("task", [t for t in TASKS if t != "farseer"])
+def test_a_designed_tenth_reaches_the_published_score_and_beats_random_tenths(table, task):
+    law, loss, found = parts(table, task)
+    ours, chance = by_design(law, loss, found), [by_chance(law, loss, found, seed) for seed in range(3)]
+    print(f"{task}: {ours:.4f}; random {', '.join(f'{s:.3f}' for s in chance)}")
+    assert ours >= TASKS[task][-1] - 0.005, (ours, chance)  # the published scores have two digits
+    assert ours > np.median(chance), (ours, chance)
 
 
 @pytest.mark.slow
-def test_a_design_of_farseers_runs_is_as_good_as_all_of_them(table):
-    t = table("farseer_dense.csv")
-    train, test = t["split"] == "train", t["split"] == "test"
-    data = Data({k: t[k][train] for k in "ND"}, t["loss"][train])
-    target, cost = {k: t[k][test] for k in "ND"}, data.x["N"] * data.x["D"]
-    ours = scaling.rehearse("farseer", data, cost, 0.1 * cost.sum(), target, loss=lsq())
-    every = scaling.fit(LAWS["farseer"](), data, lsq())
-    score, whole = (r2(t["loss"][test], fit.predict(target)) for fit in (ours.fit, every))
-    assert ours.spent <= 0.1 * cost.sum() and score > 0.92 and score > whole, (score, whole)
+def test_a_designed_tenth_of_farseers_runs_is_worth_more_than_all_of_them(table):
+    """Its bar, 0.93, is missed by 0.006, and random tenths with this fit are as good (the authors' have 0.79): on the 7
+    large runs the law's own misfit decides."""
+    law, loss, found = parts(table, "farseer")
+    ours, whole = by_design(law, loss, found), score(law, loss, found, lambda data, *_: scaling.fit(law, data, loss))
+    chance = [by_chance(law, loss, found, seed) for seed in range(3)]
+    print(f"farseer: {ours:.4f}; all runs {whole:.4f}; random {', '.join(f'{s:.3f}' for s in chance)}")
+    assert ours > 0.92 and ours > whole, (ours, whole)

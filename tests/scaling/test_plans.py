@@ -183,6 +183,29 @@ def test_design_lowers_the_variance_it_promises():
     np.testing.assert_allclose(var, design.after, rtol=1e-3)
 
 
+@pytest.mark.parametrize("shift", [0.0, -5.0], ids=["losses above 0", "losses below 0"])
+def test_a_rehearsed_design_ends_with_the_law(shift):
+    """Runs that hold the law exactly: a tenth of their cost is enough, in the log of the loss and raw."""
+    x = surface(n=8).x
+    law = scaling.function(
+        lambda p, x: p["E"] + p["A"] * x["N"] ** -0.3 + p["B"] * x["D"] ** -p["beta"], ("N", "D"),
+        dict(E=(-4.0, 2.0), A=(100.0, 900.0), B=(100.0, 900.0), beta=(0.1, 0.5)), real=("E",),
+    )  # fmt: skip
+    theta = dict(E=1.7 + shift, A=400.0, B=410.0, beta=0.28)
+    data, cost = Data(x, scaling.law_value(law, theta, x)), plan_cost(x)
+    target = dict(N=np.array([1e11]), D=np.array([1e13]))
+    found = scaling.rehearse(law, data, cost, 0.1 * cost.sum(), target, loss=lsq("raw" if shift else "log"))
+    assert found.spent <= 0.1 * cost.sum() and len(set(found.rows)) == len(found.rows)
+    np.testing.assert_allclose(found.fit.predict(target), scaling.law_value(law, theta, target), rtol=1e-5)
+
+
+def test_amplitudes_that_overflow_leave_predictions_whole(fit):
+    """Where the data's units have no number for an amplitude, the coordinates of the fit say the same."""
+    for A in (np.inf, np.nan):
+        lost = dataclasses.replace(fit, theta=dict(fit.theta, A=A))
+        np.testing.assert_allclose(lost.predict(), fit.predict(), rtol=1e-9)
+
+
 def test_designs_by_kind(fit):
     noisy = scaling.fit(LAW, surface(noise=0.01), lsq())
     x = dict(N=np.geomspace(1e7, 1e11, 8), D=np.geomspace(1e9, 1e13, 8)[::-1])

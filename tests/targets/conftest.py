@@ -1,4 +1,4 @@
-"""Small training steps compiled for devices that are absent; skipped, with the reason, without their compilers."""
+"""Training steps compiled for devices that are absent; skipped, with the reason, without their compilers."""
 
 import dataclasses
 import functools
@@ -34,14 +34,15 @@ def with_memory(model, params, batch, key):
     return losses.Loss(jnp.sum(nats), jnp.float32(nats.size))
 
 
-def small_step(
-    mesh, *, layers=2, mixer="attention(head_dim=32)", remat="full", preset="", loss=losses.next_token, tx=None
-):
-    """A step of a small model, or of a preset with so many layers."""
-    config, vocab = ModelConfig(width=WIDTH, mixer=mixer, dtype="bfloat16", remat=remat), VOCAB
-    if preset:
-        config, vocab, _ = PRESETS[preset]
-    model = dataclasses.replace(build(dataclasses.replace(config, depth=layers), vocab), unroll=1)
+SMALL = ModelConfig(width=WIDTH, mixer="attention(head_dim=32)", dtype="bfloat16", remat="full")
+
+
+def training_step(mesh, *, preset="", layers=2, mixer=None, remat=None, loss=losses.next_token, tx=None):
+    """Of a small model or a preset, with so many layers, and another mixer or rematerialisation if given."""
+    config, vocab, _ = PRESETS[preset] if preset else (SMALL, VOCAB, "")
+    given = dict(depth=layers, mixer=mixer, remat=remat)
+    config = dataclasses.replace(config, **{k: v for k, v in given.items() if v is not None})
+    model = dataclasses.replace(build(config, vocab), unroll=1)
     tx = tx or optax.adamw(1e-3, b2=0.95, mask=param.decayed(model.decl()))
     return make_step(model, tx, loss, mesh, clip=1.0)
 
@@ -81,7 +82,7 @@ def small():
     """small(mesh, rows=, time=, ...) -> (step, batch), not compiled."""
 
     def make(mesh, rows=BATCH, time=TIME, **fields):
-        return small_step(mesh, **fields), abstract_batch(mesh, rows, time)
+        return training_step(mesh, **fields), abstract_batch(mesh, rows, time)
 
     return make
 
@@ -95,7 +96,7 @@ def compiled():
         t = available(name)
         mesh = t.mesh(axes)
         memory = fields.get("mixer") == "cross_attention"
-        step = small_step(mesh, **fields, **(dict(loss=with_memory) if memory else {}))
+        step = training_step(mesh, **fields, **(dict(loss=with_memory) if memory else {}))
         batch = abstract_batch(mesh, rows, time, memory)
         cost = step.model.cost(rows * time, (time + 1) / 2)
         options = dict(options) | (targets.COUNTABLE if t.chip.platform == "tpu" else {})

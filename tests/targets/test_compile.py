@@ -155,6 +155,16 @@ def test_too_large_a_batch_is_out_of_memory_with_both_figures(target, small, nam
     assert f"out of memory on {name}: " in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("mixer", ["mamba", "gla", "rglru"])
+def test_no_token_sends_anything_under_tensor_parallelism(compiled, mixer):
+    """Twice the tokens, as many collectives."""
+    counts = [
+        sum(c.times for c in compiled("h100x4", "fsdp=2,tensor=2", rows=8, time=time, mixer=mixer).report.collectives)
+        for time in (64, 128)
+    ]
+    assert counts[0] == counts[1]
+
+
 def test_several_slices(compiled):
     """Copies on two slices: gradients cross the data-centre network, nothing else does."""
     report, step, *_ = compiled("v5e:2x2*2", "dcn.data=2,fsdp=4")

@@ -15,7 +15,7 @@ from ..decay import grow
 
 Array = jax.Array
 CHUNK = 128
-WAYS = 16  # groups of channels that add up their parts of db apart: over up to so many devices no token sends anything
+WAYS = 16  # groups of channels that add up db apart: over n devices, n dividing gcd(channels, 16), no token sends it
 Tokens = tuple[Array, Array, Array, Array, Array]  # x, dt [T, B, C], b, c [T, B, N], start [T, B], or one token's
 
 
