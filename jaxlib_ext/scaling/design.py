@@ -102,9 +102,10 @@ def next_runs(
 
     fits: one fit, or several of the same runs (laws, or local optima) with weights, equal by default.
     candidates: input name -> [m]; a candidate may be taken once. cost [m], in the unit of budget. target:
-    input name -> [t], needed for kind "target". power: 0 ignores cost, 1 counts gain per cost; 0.4 is
-    the authors' choice. Where the law misfits cheap runs 0 does better, since it takes fewer of them (RESULTS.md). most: limit on the number. Raises ValueError for an unknown kind, a missing target,
-    a cost that is not positive, or a budget below every cost.
+    input name -> [t], needed for kind "target". power: 0 ignores cost, 1 counts gain per cost; 0.4 is the
+    authors' choice. Where the law misfits cheap runs 0 does better, since it takes fewer (RESULTS.md). most:
+    limit on the number. Raises ValueError for an unknown kind, a missing target, a cost that is not positive,
+    or a budget below every cost.
     """
     fits = [fits] if isinstance(fits, Fit) else list(fits)
     _valid(kind, target)

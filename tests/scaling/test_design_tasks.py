@@ -89,8 +89,8 @@ def by_chance(law, loss, found, seed):
     ("task", "power"), [("moe", 0.4), ("vocab", 0.4), ("parallel", 0.4), ("lr and batch", 0.0), ("farseer", 0.0)]
 )
 def test_a_designed_tenth_reaches_the_published_score_and_beats_random_tenths(table, task, power):
-    """By gain per cost^0.4, the authors' choice and the default, or by gain alone where that loses to random runs: there
-    the law misfits cheap runs, and 0.4 takes many of them (0.535 and 0.924)."""
+    """By gain per cost^0.4, the authors' choice and the default, or by gain alone where that loses to random runs:
+    there the law misfits cheap runs, and 0.4 takes many of them (0.535 and 0.924)."""
     law, loss, found = parts(table, task)
     ours, chance = by_design(law, loss, found, power), [by_chance(law, loss, found, seed) for seed in range(3)]
     print(f"{task}: {ours:.4f}; random {', '.join(f'{s:.3f}' for s in chance)}")
