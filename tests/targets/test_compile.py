@@ -155,7 +155,7 @@ def test_too_large_a_batch_is_out_of_memory_with_both_figures(target, small, nam
     assert f"out of memory on {name}: " in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("mixer", ["mamba", "gla", "rglru"])
+@pytest.mark.parametrize("mixer", ["mamba", "gla", "rglru(heads=4)"])
 def test_no_token_sends_anything_under_tensor_parallelism(compiled, mixer):
     """Twice the tokens, as many collectives."""
     counts = [
