@@ -1,6 +1,6 @@
 """What architectures can recall, against the bytes that they keep: small models on made-up tasks.
 
-    python experiments/recall.py                                       # MQAR, 7 mixers: about two hours on two cores
+    python experiments/recall.py                                       # MQAR, 7 mixers: 2 to 3 hours on two cores
     python experiments/recall.py --mixers attention,gla,my_file:Mixer --tasks "induction,word(group='a5')"
     python experiments/recall.py --mixers "attention(window=?),gla(key=?)" --widths 32 --state-bytes 4096,16384
     python experiments/recall.py --preset accelerator
