@@ -261,6 +261,15 @@ def seconds(call: Callable, inputs: tuple[Array, ...]) -> float:
     return time.perf_counter() - begin
 
 
+def in_turns(fast: Callable, plain: Callable, inputs: tuple[Array, ...], turns: int) -> tuple[list[float], list[float]]:
+    """Seconds of each, in an order that changes every turn; the first turn does not count."""
+    calls, took = (fast, plain), ([], [])
+    for turn in range(turns + 1):
+        for i in (0, 1) if turn % 2 else (1, 0):
+            took[i].append(seconds(calls[i], inputs))
+    return took[0][1:], took[1][1:]
+
+
 def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
     """Median of theirs / ours over pairs and its 95% bootstrap interval."""
     values = np.array(theirs) / np.array(ours)
@@ -282,24 +291,20 @@ def copy_rate(n: int = 1 << 25) -> float:
 def measure(name: str, bench: Bench, t: int, peak: float, rate: float) -> dict[str, Any]:
     made = case(name, bench, t)
     fast, plain = compiled(made.fast, made.inputs), compiled(made.plain, made.inputs)
-    took: dict[str, list[float]] = {}
-    for part, suffix in ((0, "_forward"), (1, "")):  # apart: the plain gradient leaves caches and memory disturbed
-        calls = {f"fast{suffix}": fast[part], f"plain{suffix}": plain[part]}
-        for turn in range(bench.turns + 1):
-            for key in calls if turn % 2 else reversed(calls):
-                s = seconds(calls[key], made.inputs)
-                if turn:
-                    took.setdefault(key, []).append(s)
+    # One after the other: behind a plain gradient a forward pass finds caches and memory disturbed.
+    fast_forward, plain_forward = in_turns(fast[0], plain[0], made.inputs, bench.turns)
+    fast_gradient, plain_gradient = in_turns(fast[1], plain[1], made.inputs, bench.turns)
     score = lambda *args: jnp.sum(made.fast(*args)[0])
     flops = dot_flops(jax.grad(score, argnums=tuple(range(len(made.inputs)))), *made.inputs)
     moved = 2 * sum(a.nbytes for a in made.inputs)  # every input read, its gradient written
     temp = [c.memory_analysis().temp_size_in_bytes for c in (fast[1], plain[1])]
-    middle = {f"{key}_ms": 1e3 * statistics.median(values) for key, values in took.items()}
-    s = middle["fast_ms"] / 1e3
+    ms = lambda took: 1e3 * statistics.median(took)
+    s = ms(fast_gradient) / 1e3
     return dict(
-        mixer=name, time=t, heads=bench.heads, dim=bench.dim, batch=bench.batch, **middle,
-        gradient_faster=ratio(took["fast"], took["plain"]),
-        forward_time=ratio(took["plain_forward"], took["fast_forward"]),
+        mixer=name, time=t, heads=bench.heads, dim=bench.dim, batch=bench.batch,
+        fast_ms=ms(fast_gradient), plain_ms=ms(plain_gradient),
+        fast_forward_ms=ms(fast_forward), plain_forward_ms=ms(plain_forward),
+        gradient_faster=ratio(fast_gradient, plain_gradient), forward_time=ratio(plain_forward, fast_forward),
         temp_mib=[n / 2**20 for n in temp], temp_share=temp[0] / max(temp[1], 1),
         matmul_share=flops / s / peak, bandwidth_share=moved / s / rate,
     )  # fmt: skip

@@ -173,8 +173,10 @@ def measured(c: Config, case: tuple[str, str, str], source, width: int) -> dict[
     """{layer: root mean square before training and after each step}, the geometric mean over seeds."""
     batch = batches(c, source)(0)
     look = subject(c, case[0], width, source.vocab).look
-    trained = lambda seed: training(c, case, source.vocab, width, seed, lambda _: batch)
-    found = [[look(p, batch) for p, _ in trained(seed)] for seed in range(c.seeds)]
+    found = [
+        [look(p, batch) for p, _ in training(c, case, source.vocab, width, seed, lambda _: batch)]
+        for seed in range(c.seeds)
+    ]
     with np.errstate(divide="ignore"):
         mean = np.exp(np.mean(np.log([[[rms for _, rms in one] for one in run] for run in found]), 0))
     layers, times = [], {}
@@ -189,8 +191,10 @@ def swept(c: Config, case: tuple[str, str, str], source, width: int) -> dict[flo
     found, batch_of = {}, batches(c, source)
     for i in range(c.sweep):
         factor = 2.0 ** (i - c.sweep // 2)
-        trained = lambda seed, factor=factor: training(c, case, source.vocab, width, seed, batch_of, factor)
-        runs = [[loss for _, loss in trained(seed)] for seed in range(c.seeds)]
+        runs = [
+            [loss for _, loss in training(c, case, source.vocab, width, seed, batch_of, factor)]
+            for seed in range(c.seeds)
+        ]
         ends = np.array(jax.device_get(runs))[:, -max(c.steps // 10, 1) :]
         found[factor * rate_of(c, case[1])] = float(np.mean(ends))
     return found

@@ -62,8 +62,10 @@ def test_taps_see_every_use_in_order():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd(momentum=0.0)", "adam", "lion"])
-def test_mup_is_flat_and_the_standard_parametrisation_is_not(tmp_path, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "times", "least"), [("sgd(momentum=0.0)", 1.5, 0.1), ("adam", 4, 0.3), ("lion", 4, 0.3)]
+)
+def test_mup_is_flat_and_the_standard_parametrisation_is_not(tmp_path, optimizer, times, least):
     """The experiment in small: attention, widths 64 to 256; its table and its plot."""
     spec = importlib.util.spec_from_file_location("coord_check", EXPERIMENT)
     script = importlib.util.module_from_spec(spec)
@@ -79,10 +81,10 @@ def test_mup_is_flat_and_the_standard_parametrisation_is_not(tmp_path, optimizer
 
     def measure(name, width):
         mine = [r for r in rows if r["parameterisation"] == name and int(r["width"]) == width]
-        return {k: [float(r["rms"]) for r in mine if r["layer"] == k] for k in dict.fromkeys(r["layer"] for r in mine)}
+        layers = dict.fromkeys(r["layer"] for r in mine)
+        return {k: [float(r["rms"]) for r in mine if r["layer"] == k] for k in layers}
 
-    slopes = {}
-    for name in ("mup", "standard"):
-        slopes[name] = abs(scaling.coordinate_check(functools.partial(measure, name), config.widths).worst()[2])
-    assert slopes["mup"] <= 0.1 and np.isfinite(slopes["standard"]), slopes
-    assert slopes["standard"] > max(0.1, 1.5 * slopes["mup"]), slopes
+    found = {n: scaling.coordinate_check(functools.partial(measure, n), config.widths) for n in ("mup", "standard")}
+    assert found["mup"].within(0.1)
+    mup, standard = (abs(found[name].worst()[2]) for name in ("mup", "standard"))
+    assert mup < standard / times and least < standard < np.inf, (str(found["mup"]), str(found["standard"]))

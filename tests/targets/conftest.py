@@ -17,6 +17,7 @@ from jaxlib_ext.training import losses
 from jaxlib_ext.training.step import Step, make_step
 
 WIDTH, VOCAB, BATCH, TIME = 256, 512, 32, 64
+SMALL = ModelConfig(width=WIDTH, mixer="attention(head_dim=32)", dtype="bfloat16", remat="full")
 
 
 class Compiled(NamedTuple):
@@ -32,9 +33,6 @@ def with_memory(model, params, batch, key):
     h, _ = model.hidden(params, batch["tokens"], seq, batch["memory"], losses.sequence(batch))
     nats, _ = losses.cross_entropy(model.logits(params, h), batch["targets"])
     return losses.Loss(jnp.sum(nats), jnp.float32(nats.size))
-
-
-SMALL = ModelConfig(width=WIDTH, mixer="attention(head_dim=32)", dtype="bfloat16", remat="full")
 
 
 def training_step(mesh, *, preset="", layers=2, mixer=None, remat=None, loss=losses.next_token, tx=None):
