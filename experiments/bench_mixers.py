@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
+from _turns import in_turns, ratio
 
 from jaxlib_ext import param
 from jaxlib_ext.contracts import whole
@@ -255,28 +255,6 @@ def compiled(run: Callable, inputs: tuple[Array, ...]) -> tuple[Any, Any]:
     return (jax.jit(run).lower(*inputs).compile(), jax.jit(gradient).lower(*inputs).compile())
 
 
-def seconds(call: Callable, inputs: tuple[Array, ...]) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(call(*inputs))
-    return time.perf_counter() - begin
-
-
-def in_turns(fast: Callable, plain: Callable, inputs: tuple[Array, ...], turns: int) -> tuple[list[float], list[float]]:
-    """Seconds of each, in an order that changes every turn; the first turn does not count."""
-    calls, took = (fast, plain), ([], [])
-    for turn in range(turns + 1):
-        for i in (0, 1) if turn % 2 else (1, 0):
-            took[i].append(seconds(calls[i], inputs))
-    return took[0][1:], took[1][1:]
-
-
-def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
-    """Median of theirs / ours over pairs and its 95% bootstrap interval."""
-    values = np.array(theirs) / np.array(ours)
-    medians = np.median(np.random.default_rng(0).choice(values, (4000, len(values))), 1)
-    return statistics.median(values.tolist()), *np.percentile(medians, [2.5, 97.5]).tolist()
-
-
 def copy_rate(n: int = 1 << 25) -> float:
     """Bytes a second of a float32 copy in place of an update, read and written."""
     update = jax.jit(lambda a: a + 1, donate_argnums=0)
@@ -291,20 +269,21 @@ def copy_rate(n: int = 1 << 25) -> float:
 def measure(name: str, bench: Bench, t: int, peak: float, rate: float) -> dict[str, Any]:
     made = case(name, bench, t)
     fast, plain = compiled(made.fast, made.inputs), compiled(made.plain, made.inputs)
+    calls = lambda *pair: {n: functools.partial(f, *made.inputs) for n, f in zip(("fast", "plain"), pair, strict=True)}
     # One after the other: behind a plain gradient a forward pass finds caches and memory disturbed.
-    fast_forward, plain_forward = in_turns(fast[0], plain[0], made.inputs, bench.turns)
-    fast_gradient, plain_gradient = in_turns(fast[1], plain[1], made.inputs, bench.turns)
+    forward, gradient = (in_turns(calls(*pair), bench.turns) for pair in zip(fast, plain, strict=True))
     score = lambda *args: jnp.sum(made.fast(*args)[0])
     flops = dot_flops(jax.grad(score, argnums=tuple(range(len(made.inputs)))), *made.inputs)
     moved = 2 * sum(a.nbytes for a in made.inputs)  # every input read, its gradient written
     temp = [c.memory_analysis().temp_size_in_bytes for c in (fast[1], plain[1])]
     ms = lambda took: 1e3 * statistics.median(took)
-    s = ms(fast_gradient) / 1e3
+    s = ms(gradient["fast"]) / 1e3
     return dict(
         mixer=name, time=t, heads=bench.heads, dim=bench.dim, batch=bench.batch,
-        fast_ms=ms(fast_gradient), plain_ms=ms(plain_gradient),
-        fast_forward_ms=ms(fast_forward), plain_forward_ms=ms(plain_forward),
-        gradient_faster=ratio(fast_gradient, plain_gradient), forward_time=ratio(plain_forward, fast_forward),
+        fast_ms=ms(gradient["fast"]), plain_ms=ms(gradient["plain"]),
+        fast_forward_ms=ms(forward["fast"]), plain_forward_ms=ms(forward["plain"]),
+        gradient_faster=ratio(gradient["plain"], gradient["fast"]),
+        forward_time=ratio(forward["fast"], forward["plain"]),
         temp_mib=[n / 2**20 for n in temp], temp_share=temp[0] / max(temp[1], 1),
         matmul_share=flops / s / peak, bandwidth_share=moved / s / rate,
     )  # fmt: skip
@@ -320,13 +299,13 @@ def main(bench: Bench) -> None:
     print(f"{device.device_kind or device.platform}, jax {jax.__version__}, {bench.turns} turns, float32, batch "
           f"{bench.batch}, {bench.heads} heads of {bench.dim}")  # fmt: skip
     print(f"{where} {peak / 1e9:.0f} GFLOP/s, copy {rate / 1e9:.0f} GB/s")
-    print("mixer           time  gradient ms   plain ms  faster [95%]  forward/plain  temp MiB (share)  matmul  copy")
+    print("mixer           time  gradient ms   plain ms        faster [95%]  forward/plain  temp MiB (share)  matmul  copy")
     for t in times:
         for name in names:
             row = measure(name, bench, t, peak, rate)
-            mid, low, high = row["gradient_faster"]
+            faster = f"{row['gradient_faster']:.1f}"
             print(f"{name:<14}{t:>6}{row['fast_ms']:>13.1f}{row['plain_ms']:>11.1f}"
-                  f"{mid:>8.1f} [{low:.1f}, {high:.1f}]{row['forward_time'][0]:>16.2f}"
+                  f"{faster:>20}{row['forward_time'].median:>15.2f}"
                   f"{row['temp_mib'][0]:>12.1f} (1/{1 / max(row['temp_share'], 1e-9):.0f})"
                   f"{row['matmul_share']:>9.0%}{row['bandwidth_share']:>6.0%}", flush=True)  # fmt: skip
             if bench.out is not None:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from _turns import in_turns, ratio
 
 from jaxlib_ext import optim
 
@@ -67,13 +68,12 @@ class Compiled:
     def __init__(self, c: Bench, tx: Any, donate: bool = True):
         self.step, self.grads, params = updater(tx, donate), tree(c, 1), tree(c)
         self.held = (jax.tree.map(jnp.array, tx.init(params)), params)
+        self.n = c.updates
 
-    def __call__(self, n: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(n):
+    def __call__(self) -> Any:
+        for _ in range(self.n):
             self.held = self.step(self.grads, *self.held)
-        jax.block_until_ready(self.held)
-        return (time.perf_counter() - begin) / n
+        return self.held
 
 
 class Torch:
@@ -87,12 +87,11 @@ class Torch:
         for p, g in zip(self.params, tree(c, 1).values(), strict=True):
             p.grad = torch.tensor(np.asarray(g))
         self.optimizer = torch.optim.AdamW(self.params, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, **form)
+        self.n = c.updates
 
-    def __call__(self, n: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(n):
+    def __call__(self) -> None:
+        for _ in range(self.n):
             self.optimizer.step()
-        return (time.perf_counter() - begin) / n
 
 
 def forms(c: Bench, name: str) -> dict[str, Callable]:
@@ -112,29 +111,15 @@ def forms(c: Bench, name: str) -> dict[str, Callable]:
     return found
 
 
-def interval(ratios: np.ndarray) -> str:
-    """Median and 95% bootstrap interval."""
-    draws = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
-    low, high = np.quantile(np.median(draws, 1), (0.025, 0.975))
-    return f"{np.median(ratios):.3f} [{low:.3f}, {high:.3f}]"
-
-
 def race(c: Bench, name: str) -> None:
     """Times of one method's forms in turns, and the ratios to ours."""
-    found = forms(c, name)
-    for form in found.values():
-        form(2)
-    times: dict[str, list[float]] = {k: [] for k in found}
-    for i in range(c.rounds):
-        order = list(found)
-        for k in order[i % len(order) :] + order[: i % len(order)]:
-            times[k].append(found[k](c.updates))
+    times = {k: np.array(row) / c.updates for k, row in in_turns(forms(c, name), c.rounds).items()}
     words = 7 if name == "adamw" else 5
     least = words * 4 * c.leaves * c.rows * c.columns
     for k, row in times.items():
-        best, ratio = min(row), interval(np.array(times["ours"]) / row)
+        best, over = min(row), ratio(times["ours"], row)
         print(f"  {k:18s} best {1e3 * best:7.2f} ms, median {1e3 * np.median(row):7.2f} ms, "
-              f"{least / best / 2**30:5.1f} GiB/s of what must move; ours/this {ratio}")  # fmt: skip
+              f"{least / best / 2**30:5.1f} GiB/s of what must move; ours/this {over:.3f}")  # fmt: skip
 
 
 def compile_times() -> None:

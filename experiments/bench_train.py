@@ -10,14 +10,13 @@ pairs).
 
 import dataclasses
 import statistics
-import time
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
+from _turns import in_turns, median_of, ratio
 
 from jaxlib_ext import param
 from jaxlib_ext.models.config import ModelConfig, build
@@ -108,17 +107,15 @@ def linen_step(bench: Bench, model, batch):
     return jax.jit(update, donate_argnums=0), (params, tx.init(params))
 
 
-def seconds(call) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - begin
+def stepping(step, state, batch):
+    """A call that makes one more step."""
 
+    def call():
+        nonlocal state
+        state, out = step(state, batch)
+        return out
 
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Median and its 95% bootstrap interval."""
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(values, (4000, len(values))), 1)
-    return statistics.median(values), *np.percentile(medians, [2.5, 97.5])
+    return call
 
 
 def main(bench: Bench) -> None:
@@ -126,37 +123,22 @@ def main(bench: Bench) -> None:
     ids = jax.random.randint(jax.random.key(1), (bench.batch, bench.time + 1), 0, 256)
     batch = dict(tokens=ids[:, :-1], targets=ids[:, 1:])
     step = make_step(model, optax.adamw(1e-3), losses.next_token)
-    ours, theirs = step.init(jax.random.key(0)), None
-    plain, theirs = linen_step(bench, model, batch)
     matrix = jax.random.normal(jax.random.key(2), (bench.n, bench.n))
     multiply = jax.jit(jnp.matmul)
+    took = in_turns(
+        dict(
+            ours=stepping(step, step.init(jax.random.key(0)), batch),
+            linen=stepping(*linen_step(bench, model, batch), batch),
+            matmuls=lambda: [multiply(matrix, matrix) for _ in range(4)],
+        ),
+        bench.pairs,
+    )
 
     tokens = bench.batch * bench.time
     flops = 3 * model.cost(tokens, (bench.time + 1) / 2).flops
-    matmuls, ours_s, theirs_s = [], [], []
-    for turn in range(bench.pairs + 1):
-        m = seconds(lambda: [multiply(matrix, matrix) for _ in range(4)]) / 4
-
-        def run_ours():
-            nonlocal ours
-            ours, metrics = step(ours, batch)
-            return metrics
-
-        def run_theirs():
-            nonlocal theirs
-            theirs, loss = plain(theirs, batch)
-            return loss
-
-        order = (run_ours, run_theirs) if turn % 2 else (run_theirs, run_ours)
-        took = {f.__name__: seconds(f) for f in order}
-        if turn:  # the first compiles
-            matmuls.append(m)
-            ours_s.append(took["run_ours"])
-            theirs_s.append(took["run_theirs"])
-
-    peak = [2 * bench.n**3 / m for m in matmuls]
-    share, low, high = interval([flops / s / p for s, p in zip(ours_s, peak, strict=True)])
-    ratio, ratio_low, ratio_high = interval([b / a for a, b in zip(ours_s, theirs_s, strict=True)])
+    peak = [2 * bench.n**3 * 4 / s for s in took["matmuls"]]
+    share = median_of(flops / s / p for s, p in zip(took["ours"], peak, strict=True))
+    ours = statistics.median(took["ours"])
     device = jax.devices()[0]
     print(
         f"{device.device_kind or device.platform}, jax {jax.__version__}, measured on this machine, {bench.pairs} turns"
@@ -164,10 +146,9 @@ def main(bench: Bench) -> None:
     print(f"{bench.mixer} + {bench.channel}, width {bench.width}, depth {bench.depth}, {bench.batch} x {bench.time} "
           f"tokens, {param.size(model.decl()):,} parameters, {flops / 1e9:.0f} GFLOP a step")  # fmt: skip
     print(f"float32 matmul n={bench.n}: {statistics.median(peak) / 1e9:.0f} GFLOP/s")
-    print(f"ours {statistics.median(ours_s):.3f} s, {tokens / statistics.median(ours_s):.0f} tokens/s: "
-          f"{share:.1%} of the matmul peak [{low:.1%}, {high:.1%}]")  # fmt: skip
-    print(f"flax.linen + optax {statistics.median(theirs_s):.3f} s; its time over ours {ratio:.3f} "
-          f"[{ratio_low:.3f}, {ratio_high:.3f}]")  # fmt: skip
+    print(f"ours {ours:.3f} s, {tokens / ours:.0f} tokens/s: {share:.1%} of the matmul peak")
+    print(f"flax.linen + optax {statistics.median(took['linen']):.3f} s; its time over ours "
+          f"{ratio(took['linen'], took['ours']):.3f}")  # fmt: skip
 
 
 if __name__ == "__main__":
