@@ -299,7 +299,9 @@ def main(bench: Bench) -> None:
     print(f"{device.device_kind or device.platform}, jax {jax.__version__}, {bench.turns} turns, float32, batch "
           f"{bench.batch}, {bench.heads} heads of {bench.dim}")  # fmt: skip
     print(f"{where} {peak / 1e9:.0f} GFLOP/s, copy {rate / 1e9:.0f} GB/s")
-    print("mixer           time  gradient ms   plain ms        faster [95%]  forward/plain  temp MiB (share)  matmul  copy")
+    print(
+        "mixer           time  gradient ms   plain ms       faster [95%]  forward/plain  temp MiB (share)  matmul copy"
+    )
     for t in times:
         for name in names:
             row = measure(name, bench, t, peak, rate)
