@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ..contracts import along
+from .exact import einsum
 from .triangular import blocks
 
 Array = jax.Array
@@ -42,7 +43,7 @@ def _decays_backward(out: Array, d: Array) -> tuple[Array]:
     difference of the sums of rows and columns the pairs inside would have to cancel."""
     c = out.shape[-1]
     before = jnp.triu(jnp.ones((c, c), out.dtype), 1)
-    so_far = jnp.einsum("...ij,jt->...it", d * out, before, precision=jax.lax.Precision.HIGHEST)
+    so_far = einsum("...ij,jt->...it", d * out, before)
     return (jnp.sum(jnp.where(along(jnp.tri(c, dtype=bool), d), so_far, 0.0), -2),)
 
 
@@ -128,7 +129,7 @@ def _backward(kept: tuple, grads: Pairs) -> tuple[Array, Array, Array]:
         dk = _rejoin(k1 + to_early, k2).reshape(dk.shape)
     moved = jnp.sum(q * dq, -3) - jnp.sum(k * dk, -3)  # what meets itself does not decay
     after = jnp.triu(jnp.ones((c, c), q.dtype))
-    dg = jnp.einsum("lc,...ck->...lk", after, moved, precision=jax.lax.Precision.HIGHEST) + ends[..., None, :]
+    dg = einsum("lc,...ck->...lk", after, moved) + ends[..., None, :]
     own = scores[..., 0, 0]  # [..., R, W, C]
     dq = dq + jnp.einsum("...rwc,...wck->...rck", own, k)
     return dq, dk + jnp.einsum("...rwc,...rck->...wck", own, q), dg

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from .exact import matmul
+
 Array = jax.Array
 BASE = 8
 
@@ -36,12 +38,12 @@ def _inverse(a: Array) -> Array:
     inv = jnp.eye(m, dtype=a.dtype).reshape((1,) * (x.ndim - 2) + (m, m)) + x
     size = 2
     while size < m:  # (I + x)(I + x^2)(I + x^4): x^m = 0
-        x = x @ x
-        inv, size = inv + inv @ x, 2 * size
+        x = matmul(x, x)
+        inv, size = inv + matmul(inv, x), 2 * size
     while m < c:
         corner = diagonal(a, 2 * m)[..., m:, :m]
         one, two = inv[..., 0::2, :, :], inv[..., 1::2, :, :]
-        inv = blocks(one, -(two @ (corner @ one)), two)
+        inv = blocks(one, -matmul(two, matmul(corner, one)), two)
         m *= 2
     return inv[..., 0, :, :]
 
@@ -53,7 +55,7 @@ def _forward(a: Array) -> tuple[Array, Array]:
 
 def _backward(inv: Array, g: Array) -> tuple[Array]:
     turned = jnp.swapaxes(inv, -1, -2)
-    return (-(turned @ g @ turned),)
+    return (-matmul(matmul(turned, g), turned),)
 
 
 inverse.defvjp(_forward, _backward)

@@ -11,7 +11,7 @@ FORMS = {"xla": xla.chunked}
 
 def delta_rule(q: Array, k: Array, v: Array, beta: Array, g: Array, state: Array, start: Array, *,
                implementation: str | None = None) -> tuple[Array, Array]:  # fmt: skip
-    """S_t = exp(g_t) S_{t-1} + beta_t k_t (v_t - exp(g_t) S_{t-1}^T k_t)^T,  y_t = S_t^T q_t, everything in float32.
+    """S_t = exp(g_t) S_{t-1} + beta_t k_t (v_t - exp(g_t) S_{t-1}^T k_t)^T,  y_t = S_t^T q_t, in float32.
 
     q, k [B, T, G, K] (H/G neighbouring heads share them), v [B, T, H, V], beta and g <= 0 [B, T, H] (a token with
     g = 0 and beta = 0 leaves S as it is), state [B, H, K, V] before the first token, start [B, T] where S is forgotten

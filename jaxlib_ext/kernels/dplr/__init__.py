@@ -11,7 +11,7 @@ FORMS = {"xla": xla.chunked}
 
 def dplr(q: Array, k: Array, v: Array, a: Array, b: Array, g: Array, state: Array, start: Array, *,
          implementation: str | None = None) -> tuple[Array, Array]:  # fmt: skip
-    """S_t = (diag(exp g_t) + b_t a_t^T) S_{t-1} + k_t v_t^T,  y_t = S_t^T q_t, everything in float32.
+    """S_t = (diag(exp g_t) + b_t a_t^T) S_{t-1} + k_t v_t^T,  y_t = S_t^T q_t, in float32.
 
     q, k, a, b, g [B, T, H, K] with g <= 0 (a token with g, k and b of 0 leaves S as it is), v [B, T, H, V], state
     [B, H, K, V] before the first token, start [B, T] where S is forgotten first. Returns y [B, T, H, V] and the last S.

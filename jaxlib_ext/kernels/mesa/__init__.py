@@ -11,7 +11,7 @@ FORMS = {"xla": xla.chunked}
 
 def mesa(q: Array, k: Array, v: Array, ridge: Array, state: Array, start: Array, *,
          implementation: str | None = None) -> tuple[Array, Array]:  # fmt: skip
-    """y_t = P_t^T q_t with P_t = argmin_P sum_{s<=t} |v_s - P^T k_s|^2 + ridge |P|^2, everything in float32.
+    """y_t = P_t^T q_t with P_t = argmin_P sum_{s<=t} |v_s - P^T k_s|^2 + ridge |P|^2, in float32.
 
     q, k [B, T, H, K], v [B, T, H, V], ridge [H] > 0, state [B, H, K, K + V]: the sums of k (k, v)^T before the first
     token, start [B, T] where they are forgotten first. A token with k = 0 leaves them as they are. Returns y

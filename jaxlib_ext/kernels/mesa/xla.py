@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ..chunks import Documents, Transition, masked
 from ..chunks import chunked as chunks
+from ..exact import matmul
 
 Array = jax.Array
 CHUNK = 32
@@ -21,7 +22,7 @@ def _local(inputs: tuple[Array, ...], docs: Documents) -> tuple:
     """q, k [n, B, H, C, K], v [n, B, H, C, V], ridge [n, B, H, C, 1]."""
     q, k, v, ridge = inputs
     pushed = masked(docs.open, jnp.swapaxes(k, -1, -2))
-    moves = (docs.through[..., None, None, None], pushed @ jnp.concatenate([k, v], -1))
+    moves = (docs.through[..., None, None, None], matmul(pushed, jnp.concatenate([k, v], -1)))
     return jnp.zeros_like(jnp.concatenate([v, q], -1)), moves, (q, k, v, ridge, docs)
 
 
@@ -43,9 +44,9 @@ def _read(reads: tuple, before: Array) -> Array:
     fresh = jnp.concatenate([old, old], -2)  # documents that begin in the chunk start from ridge alone
     from_k, from_q = jnp.split(jnp.where(fresh, jnp.swapaxes(solved, -1, -2), both / ridge), 2, -2)
     same = docs.seen | jnp.swapaxes(docs.seen, -1, -2)
-    cross = wide(jnp.eye(c)) + masked(same, k @ jnp.swapaxes(from_k, -1, -2))
+    cross = wide(jnp.eye(c)) + masked(same, matmul(k, jnp.swapaxes(from_k, -1, -2)))
     p = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(cross), from_k, lower=True)
-    w = from_q - masked(docs.seen, q @ jnp.swapaxes(p, -1, -2)) @ p
+    w = from_q - matmul(masked(docs.seen, matmul(q, jnp.swapaxes(p, -1, -2))), p)
     y = masked(docs.seen, w @ jnp.swapaxes(k, -1, -2)) @ v + jnp.where(old, w @ sums, 0.0)
     return jnp.concatenate([y, w], -1)
 
