@@ -11,6 +11,7 @@ from ...contracts import Aux, Cost, Seq, hold
 from ...kernels.delta_rule import delta_rule
 from ...kernels.linear import linear
 from ...kernels.short_conv import short_conv, short_conv_step
+from ..options import check
 from ._parts import convolve, unit
 
 Array = jax.Array
@@ -41,8 +42,9 @@ class DeltaRule:
     eps: float = 1e-5
 
     def __post_init__(self):
+        check(self.name, self, "width heads key value", "eps")
         h, k, v = self.sizes
-        if min(h, k, v) < 1:
+        if min(k, v) < 1:
             raise ValueError(f"{self.name}: heads={h}, key={k}, value={v}; give key and value")
         if self.conv < 2:
             raise ValueError(f"{self.name}: conv must be at least 2, not {self.conv}")

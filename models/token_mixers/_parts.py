@@ -30,7 +30,8 @@ def dt_bias(low: float, high: float) -> Callable:
 
 
 def log_uniform(low: float, high: float) -> Callable:
-    """An init: the logarithm of what is uniform in [low, high]."""
+    """An init: the logarithm of what is uniform in [low, high]; of a low of 0, in what is a number."""
+    low = max(low, 1e-30)
     return lambda key, shape, dtype: jnp.log(jax.random.uniform(key, shape, minval=low, maxval=high)).astype(dtype)
 
 

@@ -6,7 +6,7 @@
 source: Vaswani et al. 2017, arXiv 1706.03762; Shazeer 2019, arXiv 1911.02150; Ainslie et al. 2023, arXiv 2305.13245;
         window: Beltagy et al. 2020, arXiv 2004.05150; logit cap: Gemma 2, arXiv 2408.00118;
         sinks: Xiao et al. 2023, arXiv 2309.17453; sink_logit: gpt-oss, arXiv 2508.10925
-train: 4 T S heads K a sequence beside the projections
+train: 4 T S heads K a sequence beside the projections; with sinks all T of the keys are looked at and masked
 decode: 4 S heads K a token; cache 2 S kv_heads K, S = min(window + sinks, capacity)
 departs: sinks keep the positions they have in the document, where the paper counts positions within the cache
 catalogue: multi_query_attention
@@ -21,6 +21,7 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, spoil
 from ...kernels.attention import Tokens, Weigh, attention, softmax, sunk
 from ...kernels.linear import linear
+from ..options import check
 from ..positions import Rope
 from . import _slots
 
@@ -54,15 +55,12 @@ class Attention:
     sink_logit: bool = False
 
     def __post_init__(self):
+        check("attention", self, "width heads kv_heads head_dim window", "cap scale")
         n, g, k = self.sizes
-        if self.kv_heads is not None and (self.kv_heads < 1 or n * g != self.query_heads):
+        if n * g != self.query_heads:
             raise ValueError(f"attention: kv_heads={self.kv_heads} does not divide heads={self.query_heads}")
         if self.head_dim is None and self.width % self.query_heads:
             raise ValueError(f"attention: heads={self.query_heads} does not divide width={self.width}; give head_dim")
-        for name in ("window", "cap"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"attention: {name} must be positive, not {value}")
         if self.sinks < 0 or (self.sinks and (self.window is None or not self.causal)):
             raise ValueError(f"attention: sinks={self.sinks} needs sinks >= 0, and a causal window that they stay in")
 
@@ -81,8 +79,10 @@ class Attention:
         return _slots.Ring(self.sinks)
 
     def slots(self, length: float) -> float:
-        """Of the cache, for documents of `length` tokens."""
-        return length if self.window is None else min(length, self.window + self.sinks)
+        """Of the cache, for documents of `length` tokens; keys that a query sees."""
+        if self.window is None:
+            return length
+        return min(length, self.window + self.sinks if self.causal else 2 * self.window - 1)
 
     def decl(self) -> Tree:
         n, g, k = self.sizes

@@ -18,6 +18,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq
 from ...kernels.attention import EMPTY, Tokens, attention
 from ...kernels.linear import linear
+from ..options import check
 from .attention import Attention
 
 Array = jax.Array
@@ -41,6 +42,7 @@ class CrossAttention:
     scale: float | None = None
 
     def __post_init__(self):
+        check("cross_attention", self, "memory_width", "scale")
         self._shape  # noqa: B018  raises what attention raises
 
     @property

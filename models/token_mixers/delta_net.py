@@ -30,9 +30,9 @@ class DeltaNet(DeltaRule):
     name = "delta_net"
 
     def __post_init__(self):
+        super().__post_init__()
         if None in (self.key, self.value) and self.width % self.n:
             raise ValueError(f"delta_net: heads={self.n} does not divide width={self.width}; give key and value")
-        super().__post_init__()
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -7,10 +7,12 @@
 source: Yang et al. 2024, arXiv 2412.06464
 train: as delta_net
 decode: 6 H K V a token; state H K V + (conv - 1) H (2 K + V) float32
-departs: none; 3/4 D keys and 3/2 D values over all heads are the authors'; beta_max = 2 is arXiv 2411.12537
+departs: none; 3/4 D keys and 3/2 D values over all heads and A uniform in [0, 16] at first are the authors';
+         beta_max = 2 is arXiv 2411.12537
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ import jax.numpy as jnp
 from ... import param
 from ...contracts import along
 from ...kernels.linear import linear
+from ..options import ordered
 from ._delta import DeltaRule
 from ._parts import dt_bias, log_uniform, rms
 
@@ -28,22 +31,25 @@ Tree = dict
 @dataclasses.dataclass(frozen=True)
 class GatedDeltaNet(DeltaRule):
     """width D. heads H: one per 128 of width unless given. key, value: widths of a head, 3D/4H and 3D/2H unless given.
-    conv: taps. beta_max: at most 2, see the header. dt_low, dt_high: range of the first time steps. a_high: decays
-    start uniform in [a_low, a_high]. eps: of the norm on each head's output.
+    conv: taps. beta_max: at most 2, see the header. dt_low, dt_high: range of the first time steps. a_low, a_high: of
+    the first decays exp(A_log). eps: of the norm on each head's output.
     """
 
     name = "gated_deltanet"
     dt_low: float = 1e-3
     dt_high: float = 0.1
-    a_low: float = 1.0
+    a_low: float = 0.0
     a_high: float = 16.0
 
     def __post_init__(self):
+        super().__post_init__()
+        ordered(self.name, self, "dt_low", "dt_high")
         if None in (self.key, self.value) and 3 * self.width % (4 * self.n):
             raise ValueError(
                 f"gated_deltanet: heads={self.n} does not divide 3/4 of width={self.width}; give key and value"
             )
-        super().__post_init__()
+        if not 0 <= self.a_low < self.a_high < math.inf:
+            raise ValueError(f"gated_deltanet: needs 0 <= a_low < a_high, not a_low={self.a_low}, a_high={self.a_high}")
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -6,7 +6,8 @@
 source: Yang et al. 2023, arXiv 2312.06635
 train: 2 T H (C (K + V) + 2 K V) in chunks of C = 32
 decode: 4 H K V a token; state H K V float32
-departs: none; K = width/2 over all heads, V = width, rank 16 and tau 16 are the paper's
+departs: rms and a read gate without bias, as in the authors' code, where the paper writes a layer norm and a bias;
+         K = width/2 over all heads, V = width, rank 16 and tau 16 are the paper's
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.gla import gla
 from ...kernels.linear import linear
+from ..options import check
 from ._parts import rms
 
 Array = jax.Array
@@ -28,7 +30,8 @@ Tree = dict
 @dataclasses.dataclass(frozen=True)
 class Gla:
     """width D. heads H: one per 128 of width unless given. key, value: widths of a head, D/2H and D/H unless given.
-    rank: bottleneck of the gates. tau: larger forgets slower. eps: of the norm on each head's output.
+    rank: bottleneck of the gates. tau: larger forgets slower. scale: of queries, K^-1/2 unless given. eps: of the norm
+    on each head's output.
     """
 
     causal: ClassVar[bool] = True
@@ -46,8 +49,10 @@ class Gla:
     eps: float = 1e-5
 
     def __post_init__(self):
-        if self.key is None and self.value is None and self.width % (2 * self.n):
-            raise ValueError(f"gla: 2 x heads={self.n} does not divide width={self.width}; give key and value")
+        check("gla", self, "width heads key value rank", "tau scale eps")
+        for option, parts in (("key", 2 * self.n), ("value", self.n)):
+            if getattr(self, option) is None and self.width % parts:
+                raise ValueError(f"gla: heads={self.n} makes {parts} parts of width={self.width}; give {option}")
 
     @property
     def n(self) -> int:

@@ -20,6 +20,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import linear
 from ...kernels.lti import legs_matrices, legs_step, lti, matrices
+from ..options import check
 from ._parts import log_uniform
 
 Array = jax.Array
@@ -44,8 +45,7 @@ class Lssl:
     alpha: float = 0.5
 
     def __post_init__(self):
-        if self.n < 1:
-            raise ValueError(f"lssl: n must be at least 1, not {self.n}")
+        check("lssl", self, "width n")
         if not 0 < self.low < self.high:
             raise ValueError(f"lssl: needs 0 < low < high, not low={self.low}, high={self.high}")
         if not 0 <= self.alpha <= 1:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import linear
+from ..options import check
 
 Array = jax.Array
 Tree = dict
@@ -51,8 +52,7 @@ class Lstm:
     forget: float = 1.0
 
     def __post_init__(self):
-        if self.inner is not None and self.inner < 1:
-            raise ValueError(f"lstm: inner must be at least 1, not {self.inner}")
+        check("lstm", self, "width inner")
         if self.coupled and not (self.input_gate and self.forget_gate):
             raise ValueError("lstm: coupled makes the forget gate of the input gate, so neither may be absent")
         if self.gate_recurrence and not self.gates:

@@ -21,6 +21,7 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import linear
 from ...kernels.selective_scan import selective_scan, token
 from ...kernels.short_conv import short_conv, short_conv_step
+from ..options import check, ordered
 from ._parts import dt_bias
 
 Array = jax.Array
@@ -52,8 +53,10 @@ class Mamba:
     input_rule: str = "zoh"
 
     def __post_init__(self):
-        if self.conv < 2 or self.n < 1:
-            raise ValueError(f"mamba: needs conv >= 2 and n >= 1, not conv={self.conv}, n={self.n}")
+        check("mamba", self, "width inner n rank")
+        ordered("mamba", self, "dt_low", "dt_high")
+        if self.conv < 2:
+            raise ValueError(f"mamba: conv must be at least 2, not {self.conv}")
         if self.input_rule not in ("zoh", "euler"):
             raise ValueError(f'mamba: input_rule is "zoh" or "euler", not {self.input_rule!r}')
 

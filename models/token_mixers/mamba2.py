@@ -1,7 +1,7 @@
 """mamba2: a state space with one decay a head, which is linear attention under a mask of decays (SSD).
 
     z, x, B, C, dt = projections of the stream;  x, B, C <- silu(conv(.));  dt = softplus(dt + b);  A = -exp(A_log)
-    S_t = exp(dt A) S_{t-1} + B_t (dt x_t)^T;  y = W_out rms((S_t^T C_t + D x_t) * silu(z))
+    S_t = exp(dt A) S_{t-1} + B_t (dt x_t)^T;  y = W_out rms((S_t^T C_t + D x_t) * silu(z)), rms over a group's heads
 
 source: Dao and Gu 2024, arXiv 2405.21060
 train: 2 T H (C + 2 N) P in chunks of C = 64, and 2 T G C N for the scores that G groups of heads share
@@ -10,6 +10,7 @@ departs: none; one matrix a projection where the authors' code fuses them
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -20,6 +21,7 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import linear
 from ...kernels.short_conv import short_conv, short_conv_step
 from ...kernels.ssd import ssd
+from ..options import check, ordered
 from ._parts import convolve, dt_bias, log_uniform
 
 Array = jax.Array
@@ -51,13 +53,17 @@ class Mamba2:
     eps: float = 1e-5
 
     def __post_init__(self):
+        check("mamba2", self, "width inner head_dim n groups", "eps")
+        ordered("mamba2", self, "dt_low", "dt_high")
         inner, h, p = (self.inner or 2 * self.width), *self.sizes
         if h * p != inner:
             raise ValueError(f"mamba2: head_dim={p} does not divide inner={inner}")
-        if self.groups < 1 or h % self.groups:
+        if h % self.groups:
             raise ValueError(f"mamba2: groups={self.groups} does not divide {h} heads")
-        if self.conv < 2 or self.n < 1:
-            raise ValueError(f"mamba2: needs conv >= 2 and n >= 1, not conv={self.conv}, n={self.n}")
+        if self.conv < 2:
+            raise ValueError(f"mamba2: conv must be at least 2, not {self.conv}")
+        if not 1 <= self.a_high < math.inf:
+            raise ValueError(f"mamba2: a_high must be at least 1, not {self.a_high}")
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -116,7 +122,9 @@ class Mamba2:
     def _output(self, params, u: Array, y: Array, z: Array) -> Array:
         y = y + params["skip"][:, None].reshape((1,) * (y.ndim - 2) + (-1, 1)) * u.astype(jnp.float32)
         y = y * jax.nn.silu(z.astype(jnp.float32))
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, (-2, -1), keepdims=True) + self.eps) * along(params["norm"], y)
+        groups = y.reshape(*y.shape[:-2], self.groups, -1)
+        groups = groups * jax.lax.rsqrt(jnp.mean(groups * groups, -1, keepdims=True) + self.eps)
+        y = groups.reshape(y.shape) * along(params["norm"], y)
         return linear(y.astype(u.dtype), params["out"], c=2)
 
     def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:

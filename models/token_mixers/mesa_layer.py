@@ -19,6 +19,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq, hold
 from ...kernels.linear import linear
 from ...kernels.mesa import mesa
+from ..options import check
 from ._parts import unit
 
 Array = jax.Array
@@ -43,10 +44,9 @@ class MesaLayer:
     ridge: float = 1.0
 
     def __post_init__(self):
+        check("mesa_layer", self, "width heads key value", "ridge")
         if None in (self.key, self.value) and self.width % self.n:
             raise ValueError(f"mesa_layer: heads={self.n} does not divide width={self.width}; give key and value")
-        if self.ridge <= 0:
-            raise ValueError(f"mesa_layer: ridge must be positive, not {self.ridge}")
 
     @property
     def n(self) -> int:

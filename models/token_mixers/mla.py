@@ -21,6 +21,7 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, spoil
 from ...kernels.attention import Tokens, attention
 from ...kernels.linear import dense, linear
+from ..options import check
 from ..positions import Rope
 from . import _slots
 from ._parts import rms
@@ -54,14 +55,11 @@ class Mla:
     position: Position = Rope()
 
     def __post_init__(self):
+        check("mla", self, "width heads head_dim rank rope_dim q_rank", "scale eps")
         if self.head_dim is None and self.width % self.sizes[0]:
             raise ValueError(f"mla: heads={self.sizes[0]} does not divide width={self.width}; give head_dim")
         if self.sizes[2] % 2:
             raise ValueError(f"mla: rope_dim must be even, not {self.sizes[2]}")
-        names = ("heads", "head_dim", "rope_dim", "rank", "q_rank")
-        for name, size in zip(names, (*self.sizes, self.q_rank or 1), strict=True):
-            if size < 1:
-                raise ValueError(f"mla: {name} must be at least 1, not {size}")
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:

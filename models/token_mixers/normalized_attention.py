@@ -7,7 +7,8 @@ source: Richter and Wattenhofer 2020, arXiv 2005.09561; code OliverRichter/norma
 train: 4 T S heads K a sequence beside the projections
 decode: 4 S heads K a token; cache 2 S kv_heads K, S = min(window + sinks, capacity)
 departs: causal unless causal=False, where a query's first key alone has deviation 0 and weight b_h; the projections
-         have no biases; the norm that the paper puts on the block's output is left to the residual scheme
+         have no biases; gelu is its tanh form; the norm that the paper puts on the block's output is left to the
+         residual scheme
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from ... import param
 from ...contracts import along
 from ...kernels.attention import Weigh, normalized
 from ...kernels.linear import linear
+from ..options import check
 from .attention import Attention
 
 Array = jax.Array
@@ -28,12 +30,16 @@ Tree = dict
 
 @dataclasses.dataclass(frozen=True)
 class NormalizedAttention(Attention):
-    """As attention, with scale 1 unless given. eps: of the deviation and of the norm over all heads."""
+    """As attention, with scale 1 unless given; None is K^-1/2. eps: of the deviation and of the norm over all heads."""
 
     sink_logit: ClassVar[bool] = False
     free: ClassVar[dict[str, int]] = {}
     scale: float | None = 1.0
     eps: float = 1e-3
+
+    def __post_init__(self):
+        super().__post_init__()
+        check("normalized_attention", self, positive="eps")
 
     def decl(self) -> Tree:
         n, g, k = self.sizes

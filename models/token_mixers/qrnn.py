@@ -21,6 +21,7 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import linear
 from ...kernels.linear_scan import linear_scan
 from ...kernels.short_conv import windows, windows_step
+from ..options import check
 
 Array = jax.Array
 Tree = dict
@@ -41,8 +42,7 @@ class Qrnn:
     pool: str = "fo"
 
     def __post_init__(self):
-        if self.window < 1:
-            raise ValueError(f"qrnn: window must be at least 1, not {self.window}")
+        check("qrnn", self, "width window")
         if self.pool not in POOLS:
             raise ValueError(f"qrnn: pool is one of {', '.join(POOLS)}, not {self.pool!r}")
 

@@ -19,6 +19,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import linear
 from ...kernels.linear_scan import linear_scan
+from ..options import check
 
 Array = jax.Array
 Tree = dict
@@ -38,8 +39,7 @@ class QuasiLstm:
     forget: float = 1.0
 
     def __post_init__(self):
-        if self.inner is not None and self.inner < 1:
-            raise ValueError(f"quasi_lstm: inner must be at least 1, not {self.inner}")
+        check("quasi_lstm", self, "width inner")
 
     @property
     def channels(self) -> int:

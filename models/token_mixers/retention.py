@@ -18,6 +18,7 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, hold
 from ...kernels.linear import linear
 from ...kernels.ssd import ssd
+from ..options import check
 from ..positions import NoPosition, Rope
 
 Array = jax.Array
@@ -45,10 +46,9 @@ class Retention:
     eps: float = 1e-5
 
     def __post_init__(self):
+        check("retention", self, "width heads key value", "first eps")
         if (self.key is None or self.value is None) and self.width % self.n:
             raise ValueError(f"retention: heads={self.n} does not divide width={self.width}; give key and value")
-        if self.first <= 0:
-            raise ValueError(f"retention: first must be positive, not {self.first}")
         if type(self.position).bias is not NoPosition.bias:
             raise ValueError(f"retention: {type(self.position).__name__} adds to logits, and there are none")
 

@@ -21,6 +21,7 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.linear import dense, linear
 from ...kernels.linear_scan import linear_scan
 from ...kernels.short_conv import short_conv, short_conv_step
+from ..options import check
 from ._parts import convolve
 
 Array = jax.Array
@@ -61,11 +62,12 @@ class RgLru:
     high: float = 0.999
 
     def __post_init__(self):
+        check("rglru", self, "width inner heads", "c")
         channels, heads = self.inner or self.width, self.heads or max(1, (self.inner or self.width) // 256)
-        if heads < 1 or channels % heads:
+        if channels % heads:
             raise ValueError(f"rglru: heads={heads} does not divide inner={channels}")
-        if self.conv < 2 or self.c <= 0:
-            raise ValueError(f"rglru: needs conv >= 2 and c > 0, not conv={self.conv}, c={self.c}")
+        if self.conv < 2:
+            raise ValueError(f"rglru: conv must be at least 2, not {self.conv}")
         if not 0 < self.low < self.high < 1:
             raise ValueError(f"rglru: needs 0 < low < high < 1, not low={self.low}, high={self.high}")
 

@@ -9,7 +9,9 @@
 source: Peng et al. 2025, arXiv 2503.14456 (section 4)
 train: 2 T H (5 C K + 4 C V + 4 K V) in chunks of C = 32, and the inverse of one triangle C x C a chunk
 decode: 8 H K V a token; state H K V + D float32
-departs: none; mixes values with the first layer's (residual=True) as the paper does when an rwkv7 before it gives them
+departs: first values: the authors start W_o and the small maps' first matrices at zero, W_k small, and mu, b_w, b_a and
+         b_v by channel and layer; here matrices start by their fan-in, mu at 1/2, b_w as a ramp in every head, and the
+         others at 0. Mixes values with the first layer's (residual=True) when an rwkv7 before it gives them, as they do
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold, tail
 from ...kernels.dplr import dplr
 from ...kernels.linear import linear
+from ..options import check
 
 Array = jax.Array
 Tree = dict
@@ -32,7 +35,7 @@ Inputs = tuple[Array, Array, Array, Array, Array, Array]
 class Rwkv7:
     """width D. heads H: one per 64 of width unless given; K = V = D/H. residual: read the values that the first layer
     gave ("v_first") instead of giving them. decay_rank, rate_rank, value_rank, gate_rank: bottlenecks of w, a, the
-    value residual and g, the authors' functions of D unless given. eps: of the group norm.
+    value residual and g, the paper's functions of D unless given. eps: of the group norm.
     """
 
     causal: ClassVar[bool] = True
@@ -48,6 +51,9 @@ class Rwkv7:
     eps: float = 64e-5
 
     def __post_init__(self):
+        check("rwkv7", self, "width heads decay_rank rate_rank value_rank gate_rank", "eps")
+        if self.value_rank is not None and not self.residual:
+            raise ValueError(f"rwkv7: value_rank={self.value_rank} needs residual=True")
         if self.width % self.n:
             raise ValueError(f"rwkv7: heads={self.n} does not divide width={self.width}")
 

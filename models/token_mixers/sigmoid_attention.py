@@ -14,6 +14,7 @@ import dataclasses
 from typing import ClassVar
 
 from ...kernels.attention import Weigh, sigmoid
+from ..options import check
 from .attention import Attention
 
 
@@ -26,8 +27,7 @@ class SigmoidAttention(Attention):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.length is not None and self.length < 1:
-            raise ValueError(f"sigmoid_attention: length must be at least 1, not {self.length}")
+        check("sigmoid_attention", self, "length")
 
     def _weigh(self, params) -> Weigh:
         return sigmoid(self.length)

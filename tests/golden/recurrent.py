@@ -68,6 +68,7 @@ def mamba2() -> None:
     import torch
     from transformers import Mamba2Config
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+    from transformers.models.zamba2.modeling_zamba2 import Zamba2RMSNormGated
 
     torch.manual_seed(0)
     h, p_, g, n = 4, 6, 2, 5
@@ -76,6 +77,8 @@ def mamba2() -> None:
         layer_norm_epsilon=1e-5,
     )  # fmt: skip
     module = Mamba2Mixer(config, layer_idx=0)
+    # The norm of the authors' package is over the heads of a group; the module's own is over all heads.
+    module.norm = Zamba2RMSNormGated(h * p_, h * p_ // g, eps=1e-5)
     rows = run_torch(module, lambda m, x: m.torch_forward(x))
     p = arrays(module)
     inner, shared = h * p_, g * n

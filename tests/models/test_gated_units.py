@@ -293,7 +293,7 @@ def test_decoding_costs_the_same_after_any_number_of_tokens(mixer):
 
 BAD = {
     "rglru: heads=3 does not divide inner=16": lambda: RgLru(16, heads=3),
-    "rglru: needs conv >= 2 and c > 0, not conv=1, c=8.0": lambda: RgLru(16, conv=1),
+    "rglru: conv must be at least 2, not 1": lambda: RgLru(16, conv=1),
     "rglru: needs 0 < low < high < 1, not low=0.9, high=1.0": lambda: RgLru(16, high=1.0),
     "lstm: inner must be at least 1, not 0": lambda: Lstm(16, inner=0),
     "lstm: coupled makes the forget gate of the input gate": lambda: Lstm(16, coupled=True, input_gate=False),

@@ -44,7 +44,7 @@ def test_absorbed_equals_expanded_in_values_and_gradients(operators):
 
 def test_full_rank_is_multi_head_attention_whose_rotated_keys_are_shared():
     """rank = D, an identity for the way down, and inputs that its norm leaves alone: keys are [W_R x, W_K,h x]."""
-    mixer = Mla(D, heads=3, head_dim=4, rank=D, rope_dim=2, eps=0.0)
+    mixer = Mla(D, heads=3, head_dim=4, rank=D, rope_dim=2, eps=1e-12)
     params = draw(mixer.decl(), jax.random.key(0)) | dict(down=jnp.eye(D), norm=jnp.ones(D))
     x = jax.random.normal(jax.random.key(1), (B, T, D))
     x = x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True))

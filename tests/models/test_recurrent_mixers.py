@@ -116,18 +116,22 @@ def test_decoding_costs_the_same_after_any_number_of_tokens(name):
 
 
 @pytest.mark.slow
-def test_mamba2_with_a_head_a_group_has_parameters_of_its_own_for_each():
-    one, all_ = Mamba2(D, head_dim=8, n=4), Mamba2(D, head_dim=8, n=4, groups=4)
-    params = draw(one.decl(), jax.random.key(0))
-    shared = {n: jnp.repeat(params[n], 4, axis=p.axes.index("kv_heads")) for n, p in one.decl().items()
-              if "kv_heads" in p.axes}  # fmt: skip
-    assert apart(run(all_, params | shared), run(one, params)) < 1e-6
+def test_mamba2_with_a_head_a_group_is_a_sum_of_mamba2s_of_one_head():
+    """Each with B, C and a norm of its own."""
+    all_, one = Mamba2(D, head_dim=8, n=4, groups=4), Mamba2(D, inner=8, head_dim=8, n=4)
+    params, decl = draw(all_.decl(), jax.random.key(0)), all_.decl()
+
+    def own(i):
+        axis = lambda name: next(n for n, a in enumerate(decl[name].axes) if a in ("heads", "kv_heads"))
+        return {name: jnp.take(value, jnp.array([i]), axis(name)) for name, value in params.items()}
+
+    assert apart(run(all_, params), sum(run(one, own(i)) for i in range(4))) < 1e-6
 
 
 BAD = {
     "mamba2: head_dim=5 does not divide inner=32": lambda: Mamba2(D, head_dim=5),
     "mamba2: groups=3 does not divide 4 heads": lambda: Mamba2(D, head_dim=8, groups=3),
-    "mamba2: needs conv >= 2 and n >= 1, not conv=1, n=128": lambda: Mamba2(D, conv=1),
+    "mamba2: conv must be at least 2, not 1": lambda: Mamba2(D, conv=1),
     "retention: heads=3 does not divide width=16": lambda: Retention(D, heads=3),
     "retention: first must be positive, not 0": lambda: Retention(D, first=0),
     "delta_net: heads=3 does not divide width=16": lambda: DeltaNet(D, heads=3),
