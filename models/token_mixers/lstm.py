@@ -99,7 +99,8 @@ class Lstm:
     def _token(self, params, made: Array, state: Tree, mask: Array, start: Array) -> Tree:
         """The state after one token, of which made [B, 1 + n, H] is what W x + b gives."""
         old = hold(start & mask, jax.tree.map(jnp.zeros_like, state), state)
-        z, *gates = jnp.moveaxis((made + linear(old["y"].astype(made.dtype), params["back"])).astype(jnp.float32), 1, 0)
+        back = linear(old["y"].astype(made.dtype), params["back"]).astype(jnp.float32)
+        z, *gates = jnp.moveaxis(made.astype(jnp.float32) + back, 1, 0)
         if self.gate_recurrence:
             seen = linear(old["gates"].astype(made.dtype), params["gates"]).astype(jnp.float32)
             gates = [g + seen[:, n] for n, g in enumerate(gates)]
