@@ -21,6 +21,7 @@ ACTIVATIONS = {
 }
 
 
-def check(name: str) -> None:
+def known(name: str) -> None:
+    """Raises a ValueError for a name that is not in ACTIVATIONS."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known are {', '.join(ACTIVATIONS)}")

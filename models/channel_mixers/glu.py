@@ -16,7 +16,8 @@ import jax
 from ... import param
 from ...contracts import Aux, Cost, Seq
 from ...kernels.linear import linear
-from .activations import ACTIVATIONS, check
+from ..options import check
+from .activations import ACTIVATIONS, known
 
 Array = jax.Array
 
@@ -32,7 +33,8 @@ class Glu:
     act: str = "silu"
 
     def __post_init__(self):
-        check(self.act)
+        known(self.act)
+        check("glu", self, "width ff")
 
     @property
     def hidden(self) -> int:

@@ -16,7 +16,8 @@ import jax
 from ... import param
 from ...contracts import Aux, Cost, Seq, along
 from ...kernels.linear import linear
-from .activations import ACTIVATIONS, check
+from ..options import check
+from .activations import ACTIVATIONS, known
 
 Array = jax.Array
 
@@ -33,7 +34,8 @@ class Mlp:
     bias: bool = False
 
     def __post_init__(self):
-        check(self.act)
+        known(self.act)
+        check("mlp", self, "width ff")
 
     @property
     def hidden(self) -> int:

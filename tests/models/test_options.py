@@ -1,4 +1,4 @@
-"""Options that cannot be are refused by the constructors of all token mixers, in one line that names them."""
+"""Options that cannot be are refused by the constructors of all mixers, in one line that names them."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ import typing
 
 import pytest
 
+from jaxlib_ext.models.channel_mixers import CHANNEL_MIXERS
 from jaxlib_ext.models.token_mixers import TOKEN_MIXERS, GatedDeltaNet, Gla, Mamba, Mamba2, Rwkv7
 
 FREE = {  # numbers with no least value, and sizes of which there may be none
@@ -21,9 +22,9 @@ def options(mixer: type) -> list[tuple[str, type]]:
     return [(name, kind) for name, kind in kinds.items() if kind in WRONG and name not in FREE]
 
 
-@pytest.mark.parametrize("name", TOKEN_MIXERS)
+@pytest.mark.parametrize("name", [*TOKEN_MIXERS, *CHANNEL_MIXERS])
 def test_a_number_that_cannot_be_is_refused_by_its_name(name):
-    mixer = TOKEN_MIXERS[name]
+    mixer = (TOKEN_MIXERS | CHANNEL_MIXERS)[name]
     assert options(mixer)
     for option, kind in options(mixer):
         for value in WRONG[kind]:
