@@ -7,8 +7,9 @@ end at the last real token, and is made once more from the chunk that holds that
 import jax
 import jax.numpy as jnp
 
+from ..exact import dot
 from ..long_conv.xla import in_blocks, within
-from .systems import System, dot
+from .systems import System
 
 Array = jax.Array
 
