@@ -92,8 +92,8 @@ def waves(made, s, u):
     """One token of lti with modal(*made)."""
     rate, angle, re, im, skip = (v[None] for v in made)
     (x, y), a, b = jnp.split(s, 2, -1), jnp.exp(-rate) * jnp.cos(angle), jnp.exp(-rate) * jnp.sin(angle)
-    x, y = a * x - b * y + u[..., None], b * x + a * y
-    return jnp.concatenate([x, y], -1), jnp.sum(re * x - im * y, -1) + skip * u
+    seen = jnp.sum(re * x - im * y, -1) + skip * u
+    return jnp.concatenate([a * x - b * y + u[..., None], b * x + a * y], -1), seen
 
 
 def read(s: Array, q: Array) -> Array:

@@ -25,7 +25,7 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, hold, index, spoil
 from ...kernels.attention import EMPTY, PAD, Tokens, attention
 from ...kernels.linear import linear
-from ..positions import Rope
+from ..positions import NoPosition, Rope
 from ._parts import unit
 
 Array = jax.Array
@@ -78,8 +78,8 @@ class Memory(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Armt:
     """width D. heads: D / 64 unless given. segment S: tokens. memories M: memory tokens a segment. key K: width of the
-    memory's keys before phi. position: a scheme of attention; memory queries stand where their segment ends.
-    floor: least share of what is recalled that must be stored for it to be recalled in full.
+    memory's keys before phi. position: how queries and keys turn, without a bias; memory queries stand
+    where their segment ends. floor: least share of what is recalled that must be stored for it to be recalled in full.
     """
 
     causal: ClassVar[bool] = True
@@ -104,6 +104,9 @@ class Armt:
             raise ValueError(f"armt: segment, memories and key must be at least 1, not {said}")
         if self.floor <= 0:
             raise ValueError(f"armt: floor must be positive, not {self.floor}")
+        if type(self.position).bias is not NoPosition.bias:
+            said = f"position={type(self.position).__name__}() adds to logits"
+            raise ValueError(f"armt: {said}, and places are those in a segment, where memory queries have none")
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -153,12 +156,9 @@ class Armt:
 
     def _attend(self, params, x: Array, position: Array, kv: tuple[Array, Array], at: Tokens, to: Tokens) -> Array:
         """x [B, N, D] over keys and values [B, S, H, K] -> [B, N, D]."""
-        h, dim = self.sizes
         k, v = (a.astype(x.dtype) for a in kv)
         q = self.position.rotate(linear(x, params["q"]), position)
-        bias = self.position.bias(at.place, to.place, h)
-        bias = None if bias is None else bias[:, :, None]
-        y = attention(q[:, :, :, None], k, v, at, to, scale=dim**-0.5, bias=bias)
+        y = attention(q[:, :, :, None], k, v, at, to, scale=self.sizes[1] ** -0.5)
         return linear(y[:, :, :, 0], params["out"], c=2)
 
     def _written(self, params, old: Memory, position: Array, dtype) -> tuple[Array, Array]:
@@ -166,7 +166,7 @@ class Armt:
         k, v = old.k.astype(dtype), old.v.astype(dtype)
         q = jnp.broadcast_to(params["queries"][None], (len(position), *params["queries"].shape))
         q = self.position.rotate(q, jnp.broadcast_to(position[:, None], q.shape[:2]))
-        logits = jnp.einsum("bmhk,bshk->bhms", q, k).astype(jnp.float32) * self.sizes[1] ** -0.5
+        logits = jnp.einsum("bmhk,bshk->bhms", q, k, preferred_element_type=jnp.float32) * self.sizes[1] ** -0.5
         o = jnp.einsum("bhms,bshk->bmhk", jax.nn.softmax(logits, -1).astype(dtype), v)
         m = linear(o, params["out"], c=2)
         k, v, b = (linear(m, params[f"write_{n}"]).astype(jnp.float32) for n in "kvb")

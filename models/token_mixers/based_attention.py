@@ -7,8 +7,9 @@ source: Arora et al. 2024 (Based), arXiv 2402.18668; code HazyResearch/based
 train: 2 T heads F (2 V + 2) in chunks of 64 plus in-chunk pairs, F = 1 + K + K (K + 1)/2
 decode: heads F (4 V + 2) a token; state heads F (V + 1) float32
 departs: one feature for each unordered pair of channels, 153 of them at K = 16 where the paper's map has 273: the same
-         function with 0.56 of the state. The paper's model puts it beside attention in a small window and gated
-         convolutions, which are other mixers of a pattern: "based_attention,attention(window=64)"
+         function with 0.56 of the state. The paper's model puts it beside attention in a small window, as the
+         pattern "based_attention,attention(window=64)" does, and beside short gated convolutions, which no mixer is:
+         hyena(order=1,length=4) comes nearest, whose taps a network makes and whose gate is convolved too
 """
 
 import dataclasses

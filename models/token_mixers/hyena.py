@@ -5,10 +5,13 @@
 
 source: Poli et al. 2023, arXiv 2302.10866; code HazyResearch/safari
 train: N D T log(T) by a transform of 2 T, N D T log(T)^2 where a row has several documents, 2 N D T^2 by blocks below
-       256 tokens, and 2 L R (R + N D) for the filters
+       256 tokens, and 2 L R (R + N D) for the filters. cost() bills the sum that a step adds, 2 N D T min(L, context),
+       and not what a transform does in its place
 decode: 2 S N D and as much as S tokens of the filters' network a token, S = min(length, capacity); cache S N D
 departs: filters reach `length` tokens, whatever T is. Sines have their frequency in the initial W_1, filters start at
-         L^-1/2, lag 0 has no weight beside them, and the windows' speeds learn as other parameters do
+         L^-1/2, lag 0 has no weight beside them, and the windows' speeds learn as other parameters do. As the authors',
+         one transform of a row is causal up to rounding: a later token moves an earlier output of a filter by up to 4
+         float32 epsilons of its channel's loudest, and what is not finite reaches the whole row; other forms are exact
 """
 
 import dataclasses
@@ -22,6 +25,7 @@ import numpy as np
 from ... import param
 from ...contracts import Aux, Cost, Seq, along, index, spoil
 from ...kernels.attention import PAD, Tokens
+from ...kernels.exact import einsum
 from ...kernels.long_conv import FORMS, long_conv
 from ...kernels.short_conv import short_conv, short_conv_step
 from . import _slots
@@ -78,7 +82,8 @@ class Hyena:
 
     def decl(self) -> Tree:
         e, r, made = self.features, self.rank, dict(gate=self.order, inner=self.width)
-        # The network is run on lags and not on tokens, always in float32: what it makes is as sensitive as a decay.
+        # The network is run on lags and not on tokens, always in full float32: what it makes is as
+        # sensitive as a decay, and in fewer digits its first factor, the lag, would go in steps.
         network = dict(
             w1=param.decay(position=e, rank=r, init=_normal(self.frequency * e**-0.5)), b1=param.decay(rank=r),
             w2=param.decay(state=r, rank=r, init=_normal(r**-0.5)), b2=param.decay(rank=r),
@@ -90,7 +95,7 @@ class Hyena:
     def cost(self, tokens: int, context: float) -> Cost:
         d, n, r = self.width, self.order, self.rank
         seen = min(self.length, context)
-        once = 2 * seen * r * (self.features + r + n * d)  # of a sequence, however many tokens it has
+        once = 2 * seen * r * (self.features + r + n * d)  # of a call, however many tokens it has
         held = seen * n * d + (self.conv - 1) * (n + 1) * d
         return Cost(flops=once + 2 * tokens * d * (n * seen + (n + 1) * self.conv), state_bytes=int(4 * held))
 
@@ -109,10 +114,10 @@ class Hyena:
         angle = part * along(jnp.asarray(2 * np.pi * np.arange(1, self.bands + 1), jnp.float32), part)
         seen = jnp.concatenate([part, jnp.cos(angle), jnp.sin(angle)], -1)
         for n in "12":
-            seen = seen @ p[f"w{n}"]
+            seen = einsum("...i,ij->...j", seen, p[f"w{n}"])
             seen = jnp.sin(seen + along(p[f"b{n}"], seen))
         window = jnp.exp(-part * along(jnp.abs(p["speed"]), part))
-        return jnp.einsum("...r,rnd->...nd", seen, p["w3"]) * window[..., None, :]
+        return einsum("...r,rnd->...nd", seen, p["w3"]) * window[..., None, :]
 
     def _past(self, state: Tree) -> Array:
         """What was filtered before the call, oldest first and zeros where nothing was: [B, S, N, D]."""
@@ -155,7 +160,7 @@ class Hyena:
 
         def filtered(n: int, z: Array) -> Array:
             kept.append(state["z"][:, :, n].at[row, slot].set(z, mode="drop"))
-            return jnp.einsum("bsd,bsd->bd", h[:, :, n], kept[-1])
+            return einsum("bsd,bsd->bd", h[:, :, n], kept[-1])
 
         y = gated(params, u, seq.mask, filtered)
         new = dict(conv=held, z=jnp.stack(kept, 2), count=count)

@@ -1,15 +1,16 @@
 """laughing_hyena: hyena whose filters are sums of decaying waves, so that it decodes as a recurrence.
 
     v, x^1 .. x^N = conv(W x);  z^1 = v;  z^{n+1} = x^n (h^n * z^n);  y = W_o z^{N+1}
-    h_j = Re sum_m g_m R_m lambda_m^j + [j = 0] d,  lambda = exp(-rate + i angle),  g = sqrt(1 - |lambda|^2)
-    s_t = lambda s_{t-1} + z_t,  (h * z)_t = Re sum_m g_m R_m s_{m,t} + d z_t
+    h_0 = d,  h_j = Re sum_m g_m R_m lambda_m^{j-1},  lambda = exp(-rate + i angle),  g = sqrt(1 - |lambda|^2)
+    s_t = lambda s_{t-1} + z_t,  (h * z)_t = Re sum_m g_m R_m s_{m,t-1} + d z_t
 
 source: Massaroli et al. 2023 (Laughing Hyena Distillery), arXiv 2310.18780; hyena: arXiv 2302.10866
 train: 2 T N D (C + 8 M) in chunks of C = 16, M modes a channel
 decode: 2 N D (2 M + conv) a token; state 2 M N D + (conv - 1) (N + 1) D float32
 departs: g keeps the size of what is filtered while a mode learns to last longer. `distilled` takes the modes of a
          trained hyena from the singular vectors of its filters' Hankel matrices, and their weights by least squares,
-         where the paper descends gradients
+         where the paper descends gradients. Filters are not tied across channels into heads (MultiHyena)
+catalogue: laughing_hyena_distill
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ import numpy as np
 
 from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
+from ...kernels.exact import einsum
 from ...kernels.lti import lti, modal
 from ...kernels.short_conv import short_conv, short_conv_step
 from ._hyena import checked, gated, projected, projections, taps_held
@@ -88,10 +90,10 @@ class LaughingHyena:
     def filters(self, params: Tree, lag: Array) -> Array:
         """h of lags [T] in tokens -> float32 [T, N, D]."""
         rate, angle, re, im, skip = self.modal(params)
-        n = lag.astype(jnp.float32)[:, None, None, None]
+        n = jnp.maximum(lag - 1, 0).astype(jnp.float32)[:, None, None, None]
         waves = along(re, n) * jnp.cos(n * along(angle, n)) - along(im, n) * jnp.sin(n * along(angle, n))
         h = jnp.sum(jnp.exp(-n * along(rate, n)) * waves, -1)
-        return h + (lag == 0)[:, None, None] * along(skip, h)
+        return jnp.where((lag == 0)[:, None, None], along(skip, h), h)
 
     def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
         u, held = projected(short_conv, params, x, state["conv"], seq)
@@ -118,21 +120,35 @@ class LaughingHyena:
             c, s = along(a[n], p), along(b[n], p)
             new = jnp.concatenate([c * p - s * q + z[..., None], s * p + c * q], -1)
             ends.append(hold(seq.mask, new, old[:, n]))
-            return jnp.einsum("bds,ds->bd", new, weights[n]) + along(skip[n], z) * z
+            return einsum("bds,ds->bd", old[:, n], weights[n]) + along(skip[n], z) * z
 
         y = gated(params, u, seq.mask, filtered)
         return y, dict(conv=held, s=jnp.stack(ends, 1)), Aux()
+
+
+def hankel(taps: np.ndarray) -> np.ndarray:
+    """taps [L] -> [L // 2 + 1, (L + 1) // 2] with entries taps_{i+j}, float64; its rank is the filter's order."""
+    return np.lib.stride_tricks.sliding_window_view(np.asarray(taps, np.float64), (len(taps) + 1) // 2)
+
+
+def order_of(taps: np.ndarray, tolerance: float) -> int:
+    """The least order d of a filter's taps from lag 1 on whose next Hankel singular value is at most tolerance.
+
+    No system of order d comes nearer in Hankel norm than that value. M waves have order 2 M, M if none of them turns.
+    """
+    return int(np.sum(np.linalg.svd(hankel(taps), compute_uv=False) > tolerance))
 
 
 def modes_of(taps: np.ndarray, modes: int) -> tuple[np.ndarray, np.ndarray]:
     """lambda and R, complex [M], of waves whose sum Re sum_m R_m lambda_m^j is close to taps [L], on the host.
 
     Kung's method: the shift that the leading singular vectors of the Hankel matrix of taps obey has the waves as its
-    eigenvalues. A sum of M waves, with L >= 4 M of its taps, is found exactly. Places that are not needed have R = 0.
+    eigenvalues. M waves have 4 M numbers, and of so many taps they are found exactly: 2 M columns of the Hankel matrix
+    and one row more, of which two times 2 M say the shift. Places that are not needed have R = 0.
     """
-    half = (len(taps) + 1) // 2
-    hankel = np.lib.stride_tricks.sliding_window_view(np.asarray(taps, np.float64), len(taps) - half + 1)
-    left, size, _ = np.linalg.svd(hankel, full_matrices=False)
+    if len(taps) < 4 * modes:
+        raise ValueError(f"laughing_hyena: modes={modes} are found from {4 * modes} taps or more, not {len(taps)}")
+    left, size, _ = np.linalg.svd(hankel(taps), full_matrices=False)
     rank = min(2 * modes, int(np.sum(size > 1e-10 * size[0])) if size[0] > 0 else 0)
     found = np.zeros(0, complex)
     while rank:
@@ -158,12 +174,11 @@ def distilled(mixer: Hyena, params: Tree, modes: int) -> tuple[LaughingHyena, Tr
     h = np.asarray(mixer.filters(params, jnp.arange(mixer.length)), np.float64)
     waves = [[modes_of(h[1:, n, d], modes) for d in range(mixer.width)] for n in range(mixer.order)]
     root, weight = (np.array([[w[i] for w in row] for row in waves]) for i in (0, 1))
-    root = np.where(np.abs(root) < 1e-8, 1e-8, root)
-    weight = weight / root  # taps from lag 1 on were asked for
-    size = np.sqrt(1 - np.abs(root) ** 2)
+    modulus = np.maximum(np.abs(root), 1e-8)  # less is over after one token in float32, and has no logarithm at 0
+    size = np.sqrt(1 - modulus**2)
     filters = dict(
-        log_rate=np.log(-np.log(np.abs(root))), angle=np.angle(root), re=weight.real / size, im=weight.imag / size,
-        skip=h[0] - weight.real.sum(-1),
+        log_rate=np.log(-np.log(modulus)), angle=np.angle(root), re=weight.real / size, im=weight.imag / size,
+        skip=h[0],
     )  # fmt: skip
     filters = {k: jnp.asarray(v, jnp.float32) for k, v in filters.items()}
     return new, {k: params[k] for k in params if k != "filter"} | dict(filter=filters)

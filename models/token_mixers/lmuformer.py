@@ -7,7 +7,7 @@
 source: Liu et al. 2024, arXiv 2402.04882; code zeyuliu1037/LMUFormer; memory: Voelker et al. 2019 (NeurIPS), in
         parallel: Chilkuri and Eliasmith 2021, arXiv 2102.11417
 train: 2 T C Q (Q + chunk) in chunks of 32, C signals, Q coefficients each
-decode: 2 C Q^2 a token; state C Q float32
+decode: 2 C Q^2 a token; state C Q float32, multiplied in full float32 on every device
 departs: the token mixer alone: no batch norm after W_o, no convolutional patch embedding, no spiking neurons; signals
          may be more than the authors' one; chunks in place of one FFT, so that documents end where they end
 """
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
+from ...kernels.exact import einsum
 from ...kernels.linear import linear
 from ...kernels.lmu import discrete, memory
 
@@ -89,6 +90,6 @@ class LmuFormer:
         a, b = (jnp.asarray(v, jnp.float32) for v in discrete(state["m"].shape[-1], self.theta))
         old = hold(seq.start & seq.mask, jnp.zeros_like(state["m"]), state["m"])
         u = self._signals(params, x)
-        m = jnp.einsum("bcr,qr->bcq", old, a) + u[..., None] * along(b, old)
+        m = einsum("bcr,qr->bcq", old, a) + u[..., None] * along(b, old)
         m = hold(seq.mask, m, old)
         return self._output(params, x, m), dict(m=m), Aux()

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from ... import param
 from ...contracts import Aux, Cost, Seq, along, hold
+from ...kernels.exact import einsum
 from ...kernels.linear import linear
 from ...kernels.lti import legs_matrices, legs_step, lti, matrices
 from ..options import check
@@ -85,5 +86,5 @@ class Lssl:
         u = x.astype(jnp.float32)
         old = hold(seq.start & seq.mask, jnp.zeros_like(state["x"]), state["x"])
         new = hold(seq.mask, legs_step(old, u, jnp.exp(params["log_dt"]), self.alpha), old)
-        y = jnp.einsum("bdn,dn->bd", new, params["c"]) + along(params["skip"], u) * u
+        y = einsum("bdn,dn->bd", new, params["c"]) + along(params["skip"], u) * u
         return self._output(params, y, x.dtype), dict(x=new), Aux()

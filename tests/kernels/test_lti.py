@@ -29,9 +29,9 @@ def system(kind: str):
         arrays = (0.3 * jnp.exp(normal(C, 2)), normal(C, 2), normal(C, 2), normal(C, 2), normal(C))
 
         def token(s, u, rate, angle, re, im, skip):
+            y = jnp.sum(re[None] * s[..., :2] - im[None] * s[..., 2:], -1) + skip[None] * u
             x = jax.lax.complex(s[..., :2], s[..., 2:]) * jnp.exp(jax.lax.complex(-rate, angle))[None] + u[..., None]
-            s = jnp.concatenate([x.real, x.imag], -1)
-            return s, jnp.sum(re[None] * x.real - im[None] * x.imag, -1) + skip[None] * u
+            return jnp.concatenate([x.real, x.imag], -1), y
 
         return modal, arrays, token
     a = np.array(normal(C, S, S))

@@ -10,8 +10,8 @@ from jaxlib_ext import param
 from jaxlib_ext.contracts import from_starts, whole
 from jaxlib_ext.models.positions import NoPosition
 from jaxlib_ext.models.token_mixers import Armt, Attention
-from jaxlib_ext.models.token_mixers.armt import dpfp, recall, store
-from jaxlib_ext.testing.verdict import apart, draw
+from jaxlib_ext.models.token_mixers.armt import Memory, dpfp, recall, store
+from jaxlib_ext.testing.verdict import TOLERANCE, apart, draw
 
 D, T = 8, 22
 X = jax.random.normal(jax.random.key(1), (2, T, D))
@@ -148,6 +148,18 @@ def test_it_is_the_loop_over_segments_of_the_paper():
     assert apart(run(mixer, params, X[:1])[0], jnp.asarray(y, jnp.float32)) < 1e-5
 
 
+def test_in_bfloat16_a_memory_query_tells_keys_apart_whose_logits_are_one_number_there():
+    """100 and 100.2 are 100 in bfloat16, and the difference of two values whose weights are the same is zero."""
+    mixer = Armt(2, heads=1, segment=2, memories=1, key=2, position=NoPosition())
+    params = draw(mixer.decl(), jax.random.key(0)) | dict(queries=jnp.full((1, 1, 2), 16.0), write_b=jnp.ones((2, 1)))
+    k = jnp.array([[[[6.25, 0.0]], [[6.25, 0.0125]]]]).astype(jnp.bfloat16).astype(jnp.float32)
+    v = jnp.array([[[[1.0, -1.0]], [[-1.0, 1.0]]]])
+    old, at = Memory(k, v, jnp.zeros((1, 12, 2)), jnp.zeros((1, 12))), jnp.zeros(1, jnp.int32)
+    a, z = mixer._written(params, old, at, jnp.float32)
+    params = param.cast(mixer.decl(), params, jnp.bfloat16)
+    assert apart(mixer._written(params, old, at, jnp.bfloat16), (a, z)) < TOLERANCE["bfloat16"]
+
+
 def remember(key, batch: int, n: int = 6, segment: int = 3):
     """Two segments of keys with values, some keys in both, and one of keys alone, whose targets are their last values.
 
@@ -199,10 +211,18 @@ def test_decoding_costs_the_same_after_any_number_of_tokens():
     assert mixer.state(1, 1024) == mixer.state(1, 16384)
 
 
+class Leaning(NoPosition):
+    def bias(self, q_position, k_position, heads):
+        return jnp.zeros((1, heads, q_position.shape[1], k_position.shape[1]))
+
+
 BAD = {
     "armt: heads=3 does not divide width=8": dict(heads=3),
     "armt: segment, memories and key must be at least 1, not 0, 8, 16": dict(segment=0),
     "armt: floor must be positive, not 0": dict(floor=0),
+    "armt: position=Leaning() adds to logits, and places are those in a segment, where memory queries have none": dict(
+        position=Leaning()
+    ),
 }
 
 

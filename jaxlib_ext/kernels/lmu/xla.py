@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..exact import einsum
 from .legendre import powers
 
 Array = jax.Array
@@ -28,8 +29,9 @@ def chunked(u: Array, state: Array, start: Array, mask: Array, theta: float) -> 
         # Real tokens of a document are neighbours, so that lags count tokens.
         doc = jnp.cumsum(start.astype(jnp.int32), 1)
         seen = (doc[:, :, None] == doc[:, None, :]) & mask[:, None, :]
-        m = jnp.einsum("bij,bjc,ijq->bicq", seen.astype(u.dtype), u, jnp.asarray(response))
-        before = jnp.einsum("bcr,iqr->bicq", state, jnp.asarray(kept))
+        # In full float32: the state is multiplied once a chunk, and would lose digits each time.
+        m = einsum("bij,bjc,ijq->bicq", seen.astype(u.dtype), u, jnp.asarray(response))
+        before = einsum("bcr,iqr->bicq", state, jnp.asarray(kept))
         m = m + jnp.where((doc == 0)[:, :, None, None], before, 0.0)
         last = jnp.max(jnp.where(mask, jnp.arange(length)[None], -1), 1)
         end = jax.vmap(lambda m, i: m[i])(m, jnp.maximum(last, 0))

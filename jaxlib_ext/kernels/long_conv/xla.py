@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from ..exact import einsum
 from ..short_conv import convolve
 
 Array = jax.Array
@@ -22,9 +23,9 @@ def direct(x: Array, taps: Array, start: Array) -> Array:
     t, reach = x.shape[1], taps.shape[0]
     doc, place = jnp.cumsum(start.astype(jnp.int32), 1), jnp.arange(t)
     lag = place[:, None] - place[None]
-    matrix = jnp.where(((lag >= 0) & (lag < reach))[..., None], taps[jnp.clip(lag, 0, reach - 1)], 0.0)
-    seen = (doc[:, :, None] == doc[:, None, :]).astype(x.dtype)
-    return jnp.sum(seen[..., None] * matrix[None] * x[:, None], 2)
+    seen = (doc[:, :, None] == doc[:, None, :]) & ((lag >= 0) & (lag < reach))[None]
+    terms = taps[jnp.clip(lag, 0, reach - 1)][None] * x[:, None]
+    return jnp.sum(jnp.where(seen[..., None], terms, 0.0), 2)
 
 
 def toeplitz(x: Array, taps: Array, start: Array) -> Array:
@@ -96,7 +97,7 @@ def _halves(x: Array, taps: Array, start: Array, m: int, product: Callable) -> A
 
 def _by_matrix(early: Array, taps: Array) -> Array:
     """y_l = sum_k taps_{m+l-k} early_k: early [B, N, m, C], taps [2 m, C] -> [B, N, m, C]."""
-    return jnp.einsum("clk,bnkc->bnlc", _hankel(taps[1:].T), early[:, :, ::-1])
+    return einsum("clk,bnkc->bnlc", _hankel(taps[1:].T), early[:, :, ::-1])
 
 
 def _by_transforms(early: Array, taps: Array) -> Array:
@@ -146,7 +147,7 @@ def _between(x: Array, taps: Array, start: Array) -> Array:
         matrix = _hankel(jax.lax.dynamic_slice_in_dim(lags, (d - 1) * k + 1, 2 * k - 1, 1))
         theirs = jax.lax.dynamic_slice_in_dim(early, n - d, n, 3)
         same = jax.lax.dynamic_slice_in_dim(ends, n - d, n, 1) == before
-        return jnp.where(same[None, None], jnp.einsum("clk,ckbn->clbn", matrix, theirs), 0.0)
+        return jnp.where(same[None, None], einsum("clk,ckbn->clbn", matrix, theirs), 0.0)
 
     distances = jnp.arange(1, min(n - 1, (taps.shape[0] - 2) // k + 1) + 1)
     y, _ = jax.lax.scan(lambda y, d: (y + at(early, lags, d), None), jnp.zeros((c, k, b, n)), distances)

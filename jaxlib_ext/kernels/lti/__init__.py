@@ -15,7 +15,7 @@ FORMS = {"xla": xla.chunked}
 
 def lti(u: Array, state: Array, start: Array, mask: Array, system: System, *,
         implementation: str | None = None) -> tuple[Array, Array]:  # fmt: skip
-    """s_t = A s_{t-1} + B u_t and y_t = C s_t + D u_t for every channel, in float32.
+    """s_t = A s_{t-1} + B u_t and y_t = C s_t + D u_t for every channel, in full float32; `modal` reads s_{t-1}.
 
     u [B, T, C] with zeros at masked tokens, state [B, C, S], start [B, T] where the state is forgotten first, mask
     [B, T] with False for tokens that neither write nor decay, system as `modal` or `matrices` make it. Returns y

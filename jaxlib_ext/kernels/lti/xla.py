@@ -7,8 +7,9 @@ end at the last real token, and is made once more from the chunk that holds that
 import jax
 import jax.numpy as jnp
 
+from ..exact import einsum
 from ..long_conv.xla import in_blocks, within
-from .systems import System, dot
+from .systems import System
 
 Array = jax.Array
 
@@ -22,7 +23,7 @@ def chunked(u: Array, state: Array, start: Array, mask: Array, system: System) -
     last = doc[..., -1]
     before = jnp.pad(last[:, :-1], ((0, 0), (1, 0)))  # document open where a chunk begins; the state's is 0
     early = jnp.where((doc == last[..., None])[..., None], rows, 0.0)
-    left = dot("bnkc,kcs->bncs", early, system.push[::-1])
+    left = einsum("bnkc,kcs->bncs", early, system.push[::-1])
 
     def chunk(s, row):
         left, through = row
@@ -30,7 +31,7 @@ def chunked(u: Array, state: Array, start: Array, mask: Array, system: System) -
 
     _, s = jax.lax.scan(chunk, state, (jnp.moveaxis(left, 1, 0), (last == before).T))
     s = jnp.moveaxis(s, 0, 1)  # [B, N, C, S], before each chunk
-    read = dot("bncs,kcs->bnkc", s, system.read)
+    read = einsum("bncs,kcs->bnkc", s, system.read)
     read = jnp.where((doc == before[..., None])[..., None], read, 0.0).reshape(b, n * k, c)[:, :t]
     y = within(u, system.response, start, k) + read
     return y, _last(rows, doc, before, s, in_blocks(mask, k), state, system)
@@ -47,6 +48,6 @@ def _last(rows: Array, doc: Array, before: Array, s: Array, mask: Array, state: 
     here = jnp.take_along_axis(doc, i[:, None], 1)
     near = (place >= 0) & (jnp.take_along_axis(doc, jnp.maximum(place, 0), 1) == here)
     late = jnp.where(near[..., None], jnp.take_along_axis(rows, jnp.maximum(place, 0)[..., None], 1), 0.0)
-    made = dot("bkc,kcs->bcs", late, system.push)
+    made = einsum("bkc,kcs->bcs", late, system.push)
     made = made + jnp.where((here[:, 0] == before)[:, None, None], system.advance(s, i + 1), 0.0)
     return jnp.where((end >= 0)[:, None, None], made, state)

@@ -1,9 +1,13 @@
-"""Causal depthwise convolution over a few tokens, which respects documents and continues from a state."""
+"""Causal depthwise convolution over a few tokens, which respects documents and continues from a state.
+
+Sums are made in float32 and rounded once, to the dtype of what goes in.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from ...contracts import Seq, along, tail
+from ..exact import einsum
 
 Array = jax.Array
 
@@ -19,6 +23,10 @@ def short_conv(x: Array, taps: Array, held: Array, seq: Seq) -> tuple[Array, Arr
     return convolve(seen, taps, theirs, seq.doc), tail(held, x.astype(held.dtype), seq)
 
 
+def _wide(a: Array) -> Array:
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+
 def _window(x: Array, x_doc: Array, y_doc: Array, j: int) -> Array:
     """Rows j, j + 1, ... of x [B, S, C], one for each of y_doc [B, T], zeros where the documents differ."""
     n = y_doc.shape[1]
@@ -29,10 +37,10 @@ def _window(x: Array, x_doc: Array, y_doc: Array, j: int) -> Array:
 def convolve(seen: Array, taps: Array, theirs: Array, own: Array) -> Array:
     """taps [C, W] over seen [B, W-1+T, C] of documents theirs, for outputs [B, T, C] of documents own: an output is
     made of inputs of its own document."""
-    y = _window(seen, theirs, own, 0) * along(taps[:, 0], seen)
+    y = _wide(_window(seen, theirs, own, 0)) * along(_wide(taps[:, 0]), seen)
     for j in range(1, taps.shape[1]):
-        y = y + _window(seen, theirs, own, j) * along(taps[:, j], seen)
-    return y
+        y = y + _wide(_window(seen, theirs, own, j)) * along(_wide(taps[:, j]), seen)
+    return y.astype(jnp.result_type(seen, taps))
 
 
 def _kept(*inputs: Array) -> tuple[Array, tuple]:
@@ -45,10 +53,9 @@ def _pulled(inputs: tuple, dy: Array) -> tuple:
     w = taps.shape[1]
     late = jnp.pad(dy, ((0, 0), (w - 1, w - 1), (0, 0)))
     doc = jnp.pad(own, ((0, 0), (w - 1, w - 1)), constant_values=-1)
-    dx = sum(_window(late, doc, theirs, w - 1 - j) * along(taps[:, j], dy) for j in range(w))
-    wide = lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    dtaps = jnp.stack([jnp.sum(wide(dy) * wide(_window(seen, theirs, own, j)), (0, 1)) for j in range(w)], 1)
-    return dx, dtaps.astype(taps.dtype), None, None
+    dx = sum(_wide(_window(late, doc, theirs, w - 1 - j)) * along(_wide(taps[:, j]), dy) for j in range(w))
+    dtaps = jnp.stack([jnp.sum(_wide(dy) * _wide(_window(seen, theirs, own, j)), (0, 1)) for j in range(w)], 1)
+    return dx.astype(seen.dtype), dtaps.astype(taps.dtype), None, None
 
 
 convolve.defvjp(_kept, _pulled)
@@ -58,8 +65,9 @@ def short_conv_step(x: Array, taps: Array, held: Array, seq: Seq) -> tuple[Array
     """One token of `short_conv`: x [B, C], held [B, W-1, C]. A masked token leaves held as it was."""
     held = jnp.where(seq.start[:, None, None], 0, held)
     seen = jnp.concatenate([held, x[:, None].astype(held.dtype)], 1)
-    y = jnp.einsum("bwc,cw->bc", seen.astype(x.dtype), taps)
-    return y, jnp.where(seq.mask[:, None, None], seen[:, 1:], held)
+    kind = jnp.result_type(x, taps)
+    y = einsum("bwc,cw->bc", seen.astype(x.dtype), taps, preferred_element_type=jnp.promote_types(kind, jnp.float32))
+    return y.astype(kind), jnp.where(seq.mask[:, None, None], seen[:, 1:], held)
 
 
 def windows(x: Array, held: Array, seq: Seq) -> tuple[Array, Array]:
