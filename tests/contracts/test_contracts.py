@@ -82,6 +82,7 @@ SLOW = {
         dict(inner=12, n=3, conv=2, rank=3, input_rule="euler"),
         dict(conv=7, n=2, time=150),
     ],
+    ("token mixer", "hyper_attention"): [dict(heads=2, causal=False, least=7, block=64, time=36)],
     ("token mixer", "hyena"): [
         dict(order=1, length=9, conv=2, form="direct", time=36),
         dict(order=3, length=100, form="fft", time=72),  # halves of 64 tokens
