@@ -64,6 +64,17 @@ def test_exact_parts_are_masked_attention_in_values_and_gradients(causal):
     assert apart(*jax.jit(lambda: (both(run(ours)), both(run(plain))))()) < 1e-5
 
 
+def test_rows_that_fill_up_the_last_block_weigh_nothing():
+    """Logits of -36 beside which a zero would be all: two rows are added to 30, one to a half of 15."""
+    q, doc = jnp.full((1, 30, 1, 1, 4), 3.0), jnp.zeros((1, 30), jnp.int32)
+    how = dict(scale=1.0, least=15, block=8, samples=4, bits=3)
+    run = lambda causal: hyper.hyper_attention(
+        q, -q[..., 0, :], jnp.ones((1, 30, 1, 2)), doc, jax.random.key(0), is_causal=causal, **how
+    )  # fmt: skip
+    for y in jax.jit(lambda: (run(True), run(False)))():
+        np.testing.assert_allclose(y, 1.0, rtol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [inputs, several])
 def test_numerators_and_denominators_are_unbiased_over_draws(rows):
