@@ -32,7 +32,8 @@ class Seq:
     start: Array  # bool: first token of a document: forget all before (also frees a serving slot)
     position: Array  # int32: read by the position scheme and by nothing else
     side: dict[str, Array] = dataclasses.field(default_factory=dict)  # time-aligned extras that layers give and need
-    key: Array | None = None  # randomness; a method that needs it and finds None raises
+    key: Array | None = None  # randomness; if None, a method that needs it in training raises, and an estimate in
+    # evaluation draws the same in every call
     train: bool = dataclasses.field(default=False, metadata=dict(static=True))
     # Only what a paper defines differently in training reads train: dropout, batch statistics, noisy gates.
 

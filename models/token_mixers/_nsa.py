@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...contracts import along
 from ...kernels.attention import EMPTY, Tokens, attention
@@ -47,19 +48,35 @@ def look(q: Array, k: Array, v: Array, at: Tokens, to: Tokens, scale: float) -> 
     return y, jnp.sum(p, 2)
 
 
-def overlap(last: Array, blocks: int, sizes: Sizes) -> Array:
-    """Strides of tokens that compressed blocks share with blocks to choose. last [B, C], places -> [B, C, blocks]."""
-    strides = last[..., None] - sizes.block + 1 + jnp.arange(0, sizes.block, sizes.stride)[None, None]
-    return jnp.sum(strides[..., None] // sizes.select == jnp.arange(blocks)[None, None, None], 2).astype(jnp.float32)
+def packed(blocks: dict[str, Array], to: Tokens) -> tuple[dict[str, Array], Tokens]:
+    """Blocks [B, C, ...] with the empty slots last: those of a document are then neighbours, in order."""
+    order = jnp.argsort(to.doc < 0, axis=1, stable=True)
+    take = lambda a: jax.vmap(lambda rows, i: rows[i])(a, order)
+    return jax.tree.map(take, blocks), Tokens(*map(take, to))
 
 
-def choose(p: Array, last: Array, place: Array, blocks: int, sizes: Sizes) -> tuple[Array, Array]:
+def importance(p: Array, at: Tokens, to: Tokens, blocks: int, sizes: Sizes) -> Array:
+    """Probabilities summed over the strides that compressed blocks share with blocks to choose: [B, N, T, blocks].
+
+    p [B, N, T, C], of packed blocks: a block to choose meets few of them, neighbours, and those of other documents have
+    probability 0.
+    """
+    p = jax.lax.stop_gradient(p)
+    over, inside = sizes.block // sizes.stride, sizes.select // sizes.stride
+    shared = np.convolve(np.ones(over), np.ones(inside))
+    before = jnp.sum((to.doc >= 0)[:, None] & (to.doc[:, None] < at.doc[..., None]), -1)  # of earlier documents
+    first = before[:, None, :, None] + inside * jnp.arange(blocks)[None, None, None] - (over - 1)
+    fetch = lambda slot: jnp.take_along_axis(p, jnp.where(slot < 0, p.shape[-1], slot), -1, mode="fill", fill_value=0.0)
+    return sum(float(strides) * fetch(first + i) for i, strides in enumerate(shared))
+
+
+def choose(p: Array, at: Tokens, to: Tokens, blocks: int, sizes: Sizes) -> tuple[Array, Array]:
     """The blocks that a group of heads looks at: its own, the one before, the first, and then the most important.
 
-    p [B, N, T, C], last [B, C], place [B, T] -> their numbers in the document, int32 [B, N, T, top], and which count.
+    p [B, N, T, C] of packed blocks -> their numbers in the document, int32 [B, N, T, top], and which count.
     """
-    score = jnp.einsum("bntc,bcm->bntm", jax.lax.stop_gradient(p), overlap(last, blocks, sizes))
-    own, number = (place // sizes.select)[:, None, :, None], jnp.arange(blocks)[None, None, None]
+    score = importance(p, at, to, blocks, sizes)
+    own, number = (at.place // sizes.select)[:, None, :, None], jnp.arange(blocks)[None, None, None]
     for forced, value in ((number == 0, 1e6), (number == own - 1, 2e6), (number == own, 3e6), (number > own, -1.0)):
         score = jnp.where(forced, value, score)
     value, chosen = jax.lax.top_k(score, min(sizes.top, blocks))

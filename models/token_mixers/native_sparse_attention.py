@@ -6,8 +6,10 @@
     window:      the last w tokens; each branch has keys and values of its own
 
 source: Yuan et al. 2025, arXiv 2502.11089; compared with fla-org/native-sparse-attention
-train: 4 T (T/d + top l' + 2 w) heads K a sequence beside the projections
-decode: 4 (S/d + top l' + w) heads K a token; cache (2 S + 2 S/d + 2 w) kv_heads K
+train: 4 T (T/d + top l' + 2 w) heads K a sequence beside the projections, 4 T (T/d + T + 2 w) heads K where
+       T <= 2 top l', and the choice, (l + l')/d products a block of l', token and key head
+decode: 4 (S/d + top l' + w) heads K and the mlp, 4 (l + 1) kv_heads K hidden, a token;
+        cache 2 (S + S/d + w + l) kv_heads K
 departs: the importance counts overlap, index j l'/d + m - n, where the paper prints - m - n; a group's own block, the
          one before and the first are always chosen, in that order if top is less than 3; queries and keys of the
          compressed branch have no position scheme; the gate is one matrix, and the compressing mlp, of whose widths the
@@ -98,17 +100,20 @@ class NativeSparseAttention:
     def _slots(self, length: float) -> tuple[int, int, int]:
         """Slots of the compressed, chosen and window branches for documents of `length` tokens."""
         chosen = -int(-length // self.select) * self.select
-        return max(self._sizes.blocks(chosen), 1) if chosen else 0, chosen, min(self.window, int(length))
+        # The window fills as many slots as the blocks do: what one branch has kept, all have.
+        return max(self._sizes.blocks(chosen), 1) if chosen else 0, chosen, min(self.window, chosen)
 
     def cost(self, tokens: int, context: float) -> Cost:
-        """One token is a step, which compresses a block whether or not it is whole, for rows may differ in that."""
+        """Tokens that are no more than each of them sees are those of a step, one a row: it compresses a block whether
+        or not it is whole, for rows may differ in that.
+        """
         n, g, k = self._shape.sizes
         few, chosen, window = self._slots(context)
         fetched = min(self.top * self.select, chosen)
-        flops = tokens * (4 * n * g * k * (few + fetched + window) + 2 * n * few * (chosen // self.select))
-        if tokens == 1:
+        flops = tokens * 4 * n * g * k * (few + fetched + window)
+        if tokens <= context:
             mlp = (self.hidden or k) * (self.block * k + k)
-            flops += 4 * n * mlp * (1 - 1 / self.stride)
+            flops += tokens * 4 * n * mlp * (1 - 1 / self.stride)
         return Cost(flops, 8 * n * k * (self.block - 1 + few + chosen + window))
 
     def state(self, batch: int, length: int, context: int = 0) -> Tree:
@@ -171,10 +176,10 @@ class NativeSparseAttention:
         kept = self._keep_blocks(state["compressed"], blocks, to, at, chosen.kept["count"])
         join = lambda a, b: jnp.concatenate([a.astype(b.dtype), b], 1)
         blocks = {name: join(state["compressed"][name], blocks[name]) for name in "kv"}
-        to = Tokens(*map(join, old, to))
+        blocks, to = _nsa.packed(blocks, Tokens(*map(join, old, to)))
         y, p = _nsa.look(plain, blocks["k"], blocks["v"], at, to, self._scale)
         size = -(-(slots + x.shape[1]) // self.select)
-        picked, counts = _nsa.choose(p, to.place, at.place, size, self._sizes)
+        picked, counts = _nsa.choose(p, at, to, size, self._sizes)
         k, v = chosen.seen["k"], chosen.seen["v"]
         y_chosen = _nsa.masked(q, k, v, at, chosen.to, picked, counts, size, self._scale, self._sizes)
         k, v = window.seen["k"], window.seen["v"]
@@ -190,7 +195,7 @@ class NativeSparseAttention:
         y, p = _nsa.look(plain, blocks["k"], blocks["v"], at, to, self._scale)
         time = q.shape[1]
         size = -(-time // self.select)
-        picked, counts = _nsa.choose(p, to.place, at.place, size, self._sizes)
+        picked, counts = _nsa.choose(p, at, to, size, self._sizes)
         k, v = new["chosen"]["k"], new["chosen"]["v"]
         if 2 * self.top * self.select < time:
             y_chosen = _nsa.gathered(q, k, v, at, picked, counts, self._scale, self._sizes)
@@ -230,7 +235,7 @@ class NativeSparseAttention:
         to = self._whole_blocks(few, chosen.kept["count"])
         k, v = (kept[n].astype(x.dtype) for n in "kv")
         y, p = _nsa.look(plain, k, v, at, to, self._scale)
-        picked, counts = _nsa.choose(p, to.place, at.place, slots // self.select, self._sizes)
+        picked, counts = _nsa.choose(p, at, to, slots // self.select, self._sizes)
         y_chosen = self._fetch(q, chosen.seen, picked[:, :, 0], counts[:, :, 0], at.place[:, 0])
         k, v = (window.seen[n].astype(x.dtype) for n in "kv")
         y_window = attention(q, k, v, window.at, window.to, window=self.window, scale=self._scale)

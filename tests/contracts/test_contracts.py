@@ -82,6 +82,7 @@ SLOW = {
         dict(inner=12, n=3, conv=2, rank=3, input_rule="euler"),
         dict(conv=7, n=2, time=150),
     ],
+    ("token mixer", "hyper_attention"): [dict(heads=2, causal=False, least=7, block=64, time=36)],
     ("token mixer", "hyena"): [
         dict(order=1, length=9, conv=2, form="direct", time=36),
         dict(order=3, length=100, form="fft", time=72),  # halves of 64 tokens
@@ -92,7 +93,9 @@ SLOW = {
     ("token mixer", "lstm"): [dict(coupled=True, output_tanh=False, time=36)],
     ("token mixer", "mla"): [dict(heads=3, head_dim=6, rank=7, rope_dim=2, scale=0.3)],
     ("token mixer", "native_sparse_attention"): [
-        dict(heads=4, kv_heads=2, block=4, stride=2, select=4, top=2, window=5, time=36),
+        # No choice beside the blocks that always are chosen, for 16 bits would choose others: see the method's own
+        # tests. The window is longer than the short state of the check.
+        dict(heads=4, kv_heads=2, block=4, stride=2, select=4, top=3, window=12, time=36),
     ],
     ("token mixer", "nope_head_scale"): [dict(heads=4, kv_heads=2, window=9)],
     ("token mixer", "normalized_attention"): [dict(heads=2, causal=False)],

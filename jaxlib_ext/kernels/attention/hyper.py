@@ -122,6 +122,24 @@ def causal(q: Rows, k: Rows, key: Array, *, least: int, **how: int) -> Part:
     return Part(*(jnp.concatenate(pair, 2)[:, :, :t] for pair in zip(first, second, strict=True)))
 
 
+def pairs(t: int, *, is_causal: bool, least: int, block: int, samples: int, bits: int) -> tuple[int, int]:
+    """Products of a head over t tokens: of queries with keys, each then of weights with values, and with directions."""
+
+    def one(t):  # of `unmasked`
+        blocks = -(-t // block)
+        size = -(-t // blocks)
+        return (t * t, 0) if blocks == 1 else (blocks * size**2 + t * samples, 2 * t * bits)
+
+    if not is_causal:
+        return (t * t, 0) if t <= least else one(t)
+    calls, near, sorted_ = 1, 0, 0
+    while t > least:
+        t = -(-t // 2)
+        keys, signs = one(t)
+        near, sorted_, calls = near + calls * keys, sorted_ + calls * signs, 2 * calls
+    return near + calls * t * t, sorted_
+
+
 def hyper_attention(q: Array, k: Array, v: Array, doc: Array, key: Array, *, scale: float, is_causal: bool, least: int,
                     block: int, samples: int, bits: int) -> Array:  # fmt: skip
     """q [B, T, N, G, K], k, v [B, T, N, .], doc [B, T] -> [B, T, N, G, V], an estimate of softmax attention.
