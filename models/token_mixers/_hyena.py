@@ -14,12 +14,6 @@ Array = jax.Array
 Tree = dict
 
 
-def checked(name: str, order: int, conv: int) -> None:
-    """Raises a ValueError if there is no filter or no short convolution."""
-    if order < 1 or conv < 2:
-        raise ValueError(f"{name}: needs order >= 1 and conv >= 2, not order={order}, conv={conv}")
-
-
 def projections(width: int, order: int, conv: int) -> Tree:
     """Declaration of v, x^1 .. x^order with their taps, and of the way out."""
     stream, made = dict(embed=width), dict(gate=order + 1, inner=width)

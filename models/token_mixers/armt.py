@@ -25,6 +25,7 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, hold, index, spoil
 from ...kernels.attention import EMPTY, PAD, Tokens, attention
 from ...kernels.linear import linear
+from ..options import check
 from ..positions import NoPosition, Rope
 from ._parts import unit
 
@@ -96,14 +97,10 @@ class Armt:
     position: Position = Rope()
 
     def __post_init__(self):
+        check("armt", self, "width heads segment memories key", "floor")
         h, _ = self.sizes
-        if h < 1 or self.width % h:
+        if self.width % h:
             raise ValueError(f"armt: heads={h} does not divide width={self.width}")
-        if min(self.segment, self.memories, self.key) < 1:
-            said = f"{self.segment}, {self.memories}, {self.key}"
-            raise ValueError(f"armt: segment, memories and key must be at least 1, not {said}")
-        if self.floor <= 0:
-            raise ValueError(f"armt: floor must be positive, not {self.floor}")
         if type(self.position).bias is not NoPosition.bias:
             said = f"position={type(self.position).__name__}() adds to logits"
             raise ValueError(f"armt: {said}, and places are those in a segment, where memory queries have none")

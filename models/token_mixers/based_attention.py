@@ -22,6 +22,7 @@ from ... import param
 from ...contracts import Aux, Cost, Seq, hold
 from ...kernels.linear import linear
 from ...kernels.taylor import features, taylor_attention, width
+from ..options import check
 
 Array = jax.Array
 Tree = dict
@@ -44,9 +45,8 @@ class BasedAttention:
     value: int | None = None
 
     def __post_init__(self):
-        h, k, v = self.sizes
-        if min(h, k, v) < 1:
-            raise ValueError(f"based_attention: heads, key and value must be at least 1, not {h}, {k}, {v}")
+        check("based_attention", self, "width heads key value")
+        h, _, _ = self.sizes
         if self.value is None and self.width % h:
             raise ValueError(f"based_attention: heads={h} does not divide width={self.width}; give value")
 

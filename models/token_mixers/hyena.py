@@ -28,8 +28,9 @@ from ...kernels.attention import PAD, Tokens
 from ...kernels.exact import einsum
 from ...kernels.long_conv import FORMS, long_conv
 from ...kernels.short_conv import short_conv, short_conv_step
+from ..options import check
 from . import _slots
-from ._hyena import checked, gated, projected, projections, taps_held
+from ._hyena import gated, projected, projections, taps_held
 
 Array = jax.Array
 Tree = dict
@@ -67,11 +68,9 @@ class Hyena:
     form: str | None = None
 
     def __post_init__(self):
-        checked("hyena", self.order, self.conv)
-        sizes = dict(length=self.length, rank=self.rank, bands=self.bands)
-        if min(sizes.values()) < 1 or self.frequency <= 0:
-            said = ", ".join(f"{k}={v}" for k, v in sizes.items())
-            raise ValueError(f"hyena: sizes must be at least 1 and frequency positive, not {said}, {self.frequency}")
+        check("hyena", self, "width order length rank bands", "frequency")
+        if self.conv < 2:
+            raise ValueError(f"hyena: conv must be at least 2, not {self.conv}")
         if self.form is not None and self.form not in FORMS:
             raise ValueError(f"hyena: form is one of {', '.join(FORMS)}, not {self.form!r}")
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from ...contracts import Aux, Cost, Seq
 from ...kernels.attention import hyper
+from ..options import check
 from . import _slots
 from .attention import Attention
 
@@ -49,9 +50,7 @@ class HyperAttention(Attention):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("least", "block", "samples", "bits"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"hyper_attention: {name} must be at least 1, not {getattr(self, name)}")
+        check("hyper_attention", self, "least block samples bits")
         place = np.zeros((1, 1), np.int32)
         if self.position.bias(place, place, 1) is not None:
             raise ValueError(f"hyper_attention: cannot take the bias on logits of {self.position}")

@@ -26,7 +26,8 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.exact import einsum
 from ...kernels.lti import lti, modal
 from ...kernels.short_conv import short_conv, short_conv_step
-from ._hyena import checked, gated, projected, projections, taps_held
+from ..options import check, ordered
+from ._hyena import gated, projected, projections, taps_held
 from .hyena import Hyena
 
 Array = jax.Array
@@ -52,10 +53,10 @@ class LaughingHyena:
     longest: float = 1000.0
 
     def __post_init__(self):
-        checked("laughing_hyena", self.order, self.conv)
-        if self.modes < 1 or not 0 < self.shortest < self.longest:
-            said = f"modes={self.modes}, shortest={self.shortest}, longest={self.longest}"
-            raise ValueError(f"laughing_hyena: needs modes >= 1 and 0 < shortest < longest, not {said}")
+        check("laughing_hyena", self, "width order modes")
+        ordered("laughing_hyena", self, "shortest", "longest")
+        if self.conv < 2:
+            raise ValueError(f"laughing_hyena: conv must be at least 2, not {self.conv}")
 
     def decl(self) -> Tree:
         made = dict(gate=self.order, inner=self.width)

@@ -23,6 +23,7 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.exact import einsum
 from ...kernels.linear import linear
 from ...kernels.lmu import discrete, memory
+from ..options import check
 
 Array = jax.Array
 Tree = dict
@@ -46,9 +47,7 @@ class LmuFormer:
     hidden: int | None = None
 
     def __post_init__(self):
-        if min(*self.sizes) < 1 or self.theta <= 0:
-            said = f"{self.sizes}, theta={self.theta}"
-            raise ValueError(f"lmuformer: signals, order, hidden must be at least 1 and theta positive, not {said}")
+        check("lmuformer", self, "width signals order hidden", "theta")
 
     @property
     def sizes(self) -> tuple[int, int, int]:

@@ -27,6 +27,7 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, spoil, tail
 from ...kernels.attention import EMPTY, Tokens, attention
 from ...kernels.linear import linear
+from ..options import check
 from ..positions import Rope
 from . import _nsa, _slots
 from .attention import Attention
@@ -63,9 +64,7 @@ class NativeSparseAttention:
     position: Position = Rope()
 
     def __post_init__(self):
-        for name in ("block", "stride", "select", "top", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"native_sparse_attention: {name} must be at least 1, not {getattr(self, name)}")
+        check("native_sparse_attention", self, "block stride select top window hidden", "scale")
         for name in ("block", "select"):
             if getattr(self, name) % self.stride:
                 said = f"stride={self.stride} does not divide {name}={getattr(self, name)}"

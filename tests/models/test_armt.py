@@ -218,8 +218,6 @@ class Leaning(NoPosition):
 
 BAD = {
     "armt: heads=3 does not divide width=8": dict(heads=3),
-    "armt: segment, memories and key must be at least 1, not 0, 8, 16": dict(segment=0),
-    "armt: floor must be positive, not 0": dict(floor=0),
     "armt: position=Leaning() adds to logits, and places are those in a segment, where memory queries have none": dict(
         position=Leaning()
     ),

@@ -153,7 +153,7 @@ def test_cross_attention_in_training_and_decoding():
     ("fields", "said"),
     [
         (dict(mixer="atention"), "unknown token mixer 'atention'; did you mean attention"),
-        (dict(mixer="attention(window=0)"), "window must be positive"),
+        (dict(mixer="attention(window=0)"), "window must be at least 1, not 0"),
         (dict(mixer="attention(windw=3)"), "has no option 'windw'"),
         (dict(mixer="attention(heads=3)"), "heads=3 does not divide width=16"),
         (dict(mixer="attention(heads=4, kv_heads=3)"), "kv_heads=3 does not divide heads=4"),
