@@ -7,7 +7,8 @@
 source: Yang et al. 2024, arXiv 2412.06464
 train: as delta_net
 decode: 6 H K V a token; state H K V + (conv - 1) H (2 K + V) float32
-departs: none; 3/4 D keys and 3/2 D values over all heads are the authors'; beta_max = 2 is arXiv 2411.12537
+departs: exp(A_log) starts in [1, 16] as in mamba2, in the authors' code in (0, 16); 3/4 D keys and 3/2 D values over
+         all heads are the authors'; beta_max = 2 is arXiv 2411.12537
 """
 
 import dataclasses
