@@ -27,6 +27,8 @@ def inverse(a: Array) -> Array:
     """(I + a)^-1 of strictly lower triangular a [..., C, C]; C is BASE or less, or BASE 2^n.
 
     Blocks of BASE by the finite series, larger ones from their halves: a substitution row by row is slow everywhere.
+    Powers of 2, which one key again and again at strength 2 makes, cancel in the series and take two digits along; a
+    step of Newton's brings them back.
     """
     return _inverse(a)
 
@@ -34,16 +36,17 @@ def inverse(a: Array) -> Array:
 def _inverse(a: Array) -> Array:
     c = a.shape[-1]
     m = min(BASE, c)
-    x = -diagonal(a, m)
-    inv = jnp.eye(m, dtype=a.dtype).reshape((1,) * (x.ndim - 2) + (m, m)) + x
-    size = 2
+    x = first = -diagonal(a, m)
+    one = jnp.eye(m, dtype=a.dtype).reshape((1,) * (x.ndim - 2) + (m, m))
+    inv, size = one + x, 2
     while size < m:  # (I + x)(I + x^2)(I + x^4): x^m = 0
         x = matmul(x, x)
         inv, size = inv + matmul(inv, x), 2 * size
+    inv = inv + matmul(inv, one - inv + matmul(first, inv))
     while m < c:
         corner = diagonal(a, 2 * m)[..., m:, :m]
-        one, two = inv[..., 0::2, :, :], inv[..., 1::2, :, :]
-        inv = blocks(one, -matmul(two, matmul(corner, one)), two)
+        upper, lower = inv[..., 0::2, :, :], inv[..., 1::2, :, :]
+        inv = blocks(upper, -matmul(lower, matmul(corner, upper)), lower)
         m *= 2
     return inv[..., 0, :, :]
 

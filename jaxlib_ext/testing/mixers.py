@@ -21,6 +21,7 @@ Array = jax.Array
 Tree = Any
 _same = jax.jit(apart)
 MORE = 5  # tokens that continue from a state, to compare what it holds
+STEPS = "steps in bfloat16 equal scan in bfloat16"
 
 
 def layout(time: int, align: int) -> tuple[Seq, list[tuple[int, int, int]]]:
@@ -230,7 +231,7 @@ def token_mixer(mixer, *, time: int = 144, seed: int = 0, side=None, memory: int
     notes: dict[str, str] = {}
     errors = _training(bench, notes) | (_decoding(bench) if mixer.causal else {})
     results = first + to_results(errors, TOLERANCE["float32"], zero, notes)
-    results += [_sensible(bench), _bf16(bench), *_sliced(bench)]
+    results += [_sensible(bench), *_bf16(bench), *_sliced(bench)]
     return results + ([_flops(bench), _state_bytes(bench)] if mixer.causal else [])
 
 
@@ -242,14 +243,25 @@ def _sensible(bench: Bench) -> Result:
     return Result("a token depends on itself and on the one before", 0.0 if ok else np.inf, 0.0)
 
 
-def _bf16(bench: Bench) -> Result:
+def _bf16(bench: Bench) -> list[Result]:
+    """The scan in bfloat16 against float32, and the first steps against that scan."""
     cast = lambda dtype: param.cast(bench.decl, bench.params, dtype)
     run = lambda params, x: bench.scan(x, params, bench.empty(0, params))
-    (y, s), (z, r) = run(cast(jnp.bfloat16), bench.x.astype(jnp.bfloat16)), run(bench.params, bench.x)
-    said = same_structure(s, r)
-    if y.dtype != jnp.bfloat16 or said:
-        return Result("bfloat16", np.inf, 0.0, said or f"y is {y.dtype}")
-    return Result("bfloat16", float(bench.apart(y, z)), TOLERANCE["bfloat16"])
+    low, x = cast(jnp.bfloat16), bench.x.astype(jnp.bfloat16)
+    (y, s), (z, r) = run(low, x), run(bench.params, bench.x)
+    said = same_structure(s, r) or ("" if y.dtype == jnp.bfloat16 else f"y is {y.dtype}")
+    results = [Result("bfloat16", np.inf if said else float(bench.apart(y, z)), TOLERANCE["bfloat16"], said)]
+    if said or not bench.mixer.causal:
+        return results
+    few, state = slice(0, MORE), bench.empty(bench.length, low)
+    one, s = jax.eval_shape(lambda s: bench.mixer.step(low, x[:, 0], s, bench.seq.at(0))[:2], state)
+    said = same_structure(s, state) or ("" if one.dtype == jnp.bfloat16 else f"y is {one.dtype}")
+    if said:
+        return [*results, Result(STEPS, np.inf, 0.0, said)]
+    stepped = bench.fold(x[:, few], low, state, _cut(bench.seq, few))[0]
+    real = bench.seq.mask[:, few, None]
+    error = _same(jnp.where(real, stepped, 0), jnp.where(real, y[:, few], 0))
+    return [*results, Result(STEPS, float(error), TOLERANCE["bfloat16"])]
 
 
 def _fixed_point(bench: Bench) -> list[Result]:

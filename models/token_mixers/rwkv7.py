@@ -9,9 +9,9 @@
 source: Peng et al. 2025, arXiv 2503.14456 (section 4)
 train: 2 T H (5 C K + 4 C V + 4 K V) in chunks of C = 32, and the inverse of one triangle C x C a chunk
 decode: 8 H K V a token; state H K V + D float32
-departs: first values: the authors start W_o and the small maps' first matrices at zero, W_k small, and mu, b_w, b_a and
-         b_v by channel and layer; here matrices start by their fan-in, mu at 1/2, b_w as a ramp in every head, and the
-         others at 0. Mixes values with the first layer's (residual=True) when an rwkv7 before it gives them, as they do
+departs: starts that the authors make of channel and layer are the same in all: mu 1/2, b_w from -6 to 1 in each head
+         (theirs -6.5 to -1.5 over all channels); matrices start by their fan-in (theirs: W_o, W1, A1 and G1 at 0, W_k
+         small). Mixes values with the first layer's (residual=True) as the paper does when an rwkv7 before it gives them
 """
 
 import dataclasses
@@ -40,7 +40,6 @@ class Rwkv7:
 
     causal: ClassVar[bool] = True
     align: ClassVar[int] = 1
-    free: ClassVar[dict[str, int]] = {"heads": 1}
     width: int
     heads: int | None = None
     residual: bool = False
@@ -66,6 +65,11 @@ class Rwkv7:
         return () if self.residual else ("v_first",)
 
     @property
+    def free(self) -> dict[str, int]:
+        """With the first layer's values their heads too would have to be cut."""
+        return {} if self.residual else {"heads": 1}
+
+    @property
     def n(self) -> int:
         return self.heads or max(1, self.width // 64)
 
@@ -84,18 +88,19 @@ class Rwkv7:
         h, k = self.n, self.width // self.n
         stream, keys, values = dict(embed=self.width), dict(heads=h, key=k), dict(heads=h, value=k)
         ends = dict(w=keys, a=keys, g=values, v=values)
+        constant = lambda value: lambda key, shape, dtype: jnp.full(shape, value, dtype)
         slow = lambda key, shape, dtype: jnp.broadcast_to(jnp.linspace(-6.0, 1.0, shape[-1]), shape).astype(dtype)
         small = {f"{n}_down": param.matrix(stream, dict(rank=r)) for n, r in self.ranks.items()}
         small |= {f"{n}_up": param.matrix(dict(rank=r), ends[n], init=0.1 * r**-0.5) for n, r in self.ranks.items()}
-        small |= {f"{n}_bias": param.bias(**ends[n]) for n in self.ranks if n == "v"}
+        small |= {f"{n}_bias": param.bias(**ends[n], init="ones") for n in self.ranks if n == "v"}
         return small | dict(
-            mix=param.gain(gate=6, embed=self.width, init=0.5),
+            mix=param.gain(gate=6, embed=self.width, init=constant(0.5)),
             r=param.matrix(stream, keys),
             k=param.matrix(stream, keys),
             v=param.matrix(stream, values),
             w_bias=param.decay(**keys, init=slow),
             a_bias=param.decay(**keys),
-            kappa=param.gain(**keys, init=0.85),
+            kappa=param.gain(**keys, init=constant(0.85)),
             alpha=param.gain(**keys),
             rho=param.gain(**keys, init="zeros"),
             norm=param.gain(**values),

@@ -1,5 +1,6 @@
 """Every promise of every method in the registries, at width 16."""
 
+import jax
 import pytest
 
 from jaxlib_ext import testing
@@ -76,7 +77,10 @@ SLOW = {
     ("token mixer", "mamba2"): [dict(inner=24, head_dim=6, n=3, conv=2)],
     ("token mixer", "mesa_layer"): [dict(heads=2, key=5, value=6, ridge=0.5)],
     ("token mixer", "retention"): [dict(heads=2, key=6, value=5, first=2.0, position=NoPosition())],
-    ("token mixer", "rwkv7"): [dict()],
+    ("token mixer", "rwkv7"): [
+        dict(),
+        dict(heads=2, residual=True, decay_rank=3, rate_rank=3, value_rank=3, gate_rank=3, time=48),
+    ],
     ("token mixer", "gla"): [dict(heads=2, key=5, value=12, rank=3, tau=1.0, scale=0.7)],
     ("token mixer", "mamba"): [
         dict(inner=12, n=3, conv=2, rank=3, input_rule="euler"),
@@ -99,7 +103,12 @@ SLOW = {
     ],
     ("token mixer", "nope_head_scale"): [dict(heads=4, kv_heads=2, window=9)],
     ("token mixer", "normalized_attention"): [dict(heads=2, causal=False)],
-    ("token mixer", "qrnn"): [dict(window=4, pool="ifo", time=36), dict(window=1, pool="f", time=36)],
+    ("token mixer", "qrnn"): [
+        dict(window=4, pool="ifo", time=36),
+        dict(window=1, pool="f", time=36),
+        dict(window=3),  # more than a chunk of its scan
+    ],
+    ("token mixer", "quasi_lstm"): [dict()],  # more than a chunk of its scan
     ("token mixer", "rglru"): [dict(inner=24, heads=3, conv=2, c=2.0)],  # more than a chunk of its scan
     ("token mixer", "sigmoid_attention"): [dict(heads=2, length=50, window=20)],
     ("token mixer", "sparse_transformer"): [
@@ -109,6 +118,8 @@ SLOW = {
 }
 # Token mixers whose first rows are in the quick part; those of the others take as long and are in the full suite.
 QUICK = ("attention", "cross_attention", "gla", "mamba", "mamba2", "gated_deltanet", "mla")
+# What other layers give, of the mixers that need it: f(key, x) as in `testing.token_mixer`.
+SIDE = {"rwkv7": lambda key, x: dict(v_first=jax.random.normal(key, (*x.shape[:2], 2, WIDTH // 2)))}
 FAMILIES = {
     "token mixer": (TOKEN_MIXERS, testing.check_token_mixer),
     "channel mixer": (CHANNEL_MIXERS, testing.check_channel_mixer),
@@ -137,8 +148,9 @@ def rows():
 @pytest.mark.parametrize(("family", "name", "options"), list(rows()))
 def test_every_promise_is_kept(family, name, options):
     registry, check = FAMILIES[family]
-    time = {k: options[k] for k in options if k == "time"}
-    check(registry[name](**{k: options[k] for k in options if k != "time"}), **time)
+    method = registry[name](**{k: options[k] for k in options if k != "time"})
+    more = {k: options[k] for k in options if k == "time"}
+    check(method, **more, **(dict(side=SIDE[name]) if family == "token mixer" and method.needs else {}))
 
 
 def test_every_row_is_of_a_method():

@@ -127,6 +127,21 @@ def test_recall_is_learned(scripts, mixer):
 
 
 @pytest.mark.slow
+def test_what_to_copy_is_chosen_by_mamba_and_not_by_a_fixed_state_space(scripts):
+    """Gu and Dao 2023, section 4.1.1, small: 3 symbols among 18 blanks, width 32, equal parameters, 300 steps. Measured
+    with 3 seeds: mamba 99.9, 100, 98.6%, solved after 200, 200 and not quite; lssl 59.8, 59.4, 59.6%, and 63.9% at 3
+    times the rate."""
+    accuracy = {}
+    for mixer in ("mamba", "lssl"):
+        config = ModelConfig(width=32, mixer=mixer, channel="glu(ff=?)", position="none")
+        config = scripts["models"].sized(config, 6, 24, 16.0, 0).config
+        recipe = scripts["train"].Recipe(300, 32, 100, 256, 0.99, "adamw", 0.05)
+        run = scripts["train"].Run("selective_copying(time=24,vocab=6,symbols=3)", mixer, config, recipe, 0.01, 0)
+        accuracy[mixer] = scripts["train"].train(run)["accuracy"]
+    assert accuracy["mamba"] > 0.95 and accuracy["lssl"] < 0.75, accuracy
+
+
+@pytest.mark.slow
 def test_it_goes_on_and_repeats_nothing(recall, tmp_path):
     """A lost result alone is had again, and is the same; a mixer more adds its runs alone; a time limit ends it."""
     status, out, err = recall(tmp_path, *TINY, "--mixers", "attention")

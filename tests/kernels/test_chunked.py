@@ -215,6 +215,35 @@ def test_mesa_is_its_recurrence():
     assert distance(fast, plain, x["q"], x["k"], x["v"], ridge) < 2e-5
 
 
+def test_the_gradient_of_mesa_by_what_came_before():
+    """Its backward pass is written by hand; a start in row 1 forgets the sums that earlier tokens left."""
+    x, before, ridge = drawn(40, 0.1), drawn(12, 0.1, seed=1), jnp.array([0.5, 1.0, 2.0, 4.0])
+    start = jnp.zeros((B, 40), bool).at[1, 20].set(True)
+    wide = jnp.ones((B, 40, H))
+    sums = lambda k, v: jnp.einsum("bthk,bthj->bhkj", k, jnp.concatenate([k, v], -1))
+    fast = lambda q, k, v, ridge, *left: mesa(q, k, v, ridge, sums(*left), start)
+    plain = lambda q, k, v, ridge, *left: loop(mesa_step, sums(*left), (q, k, v, wide * ridge[None, None]), start)
+    assert distance(fast, plain, x["q"], x["k"], x["v"], ridge, before["k"], before["v"]) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["gla", "mesa"])
+def test_two_groups_are_the_recurrence(name):
+    """A group of 256 tokens hands its state on, and is made again in the backward pass."""
+    x = {n: a[:1] for n, a in drawn(chunks.GROUP + 44, 0.1).items()}
+    start, wide = x["start"].at[:, 240:].set(False), jnp.ones((1, chunks.GROUP + 44, H))  # the second sees the first
+    if name == "gla":
+        g = jnp.where(start[..., None, None], 0.0, x["g"])
+        step = lambda s, q, k, v, g: dplr_step(s, q, k, v, k, jnp.zeros_like(k), g)
+        fast = lambda q, k, v, g, s: gla(q, k, v, g, s, start)
+        plain = lambda q, k, v, g, s: loop(step, s, (q, k, v, g), start)
+        assert distance(fast, plain, x["q"], x["k"], x["v"], g, x["s"]) < 2e-5
+        return
+    sums, ridge = jnp.concatenate([jnp.zeros((1, H, K, K)), x["s"]], -1), jnp.array([0.5, 1.0, 2.0, 4.0])
+    fast = lambda q, k, v, ridge: mesa(q, k, v, ridge, sums, start)
+    plain = lambda q, k, v, ridge: loop(mesa_step, sums, (q, k, v, wide * ridge[None, None]), start)
+    assert distance(fast, plain, x["q"], x["k"], x["v"], ridge) < 2e-5
+
+
 def test_mesa_is_the_ridge_regression_of_every_prefix():
     """Von Oswald et al. 2023: the argmin written out with numpy in float64."""
     x = drawn(40, 0.1)
@@ -233,6 +262,26 @@ def test_mesa_under_a_heavy_ridge_is_linear_attention():
     y, _ = jax.jit(mesa)(x["q"], x["k"], x["v"], jnp.full(H, ridge), jnp.zeros((B, H, K, K + V)), none)
     flat, _ = jax.jit(gla)(x["q"], x["k"], x["v"], x["g"], jnp.zeros((B, H, K, V)), none)
     assert apart(ridge * y, flat) < 1e-4
+
+
+def test_a_step_of_gradient_descent_on_the_examples_is_linear_attention():
+    """Von Oswald et al. 2023: from P = 0 by a rate on 1/2 sum |v - P^T k|^2, read by q, is rate times linear attention;
+    and the ridge regression is where such steps end."""
+    x, rate, ridge = drawn(40, 0.0), 0.1, 2.0
+    none = jnp.zeros_like(x["start"])
+    flat, _ = jax.jit(gla)(x["q"], x["k"], x["v"], 0 * x["g"], jnp.zeros((B, H, K, V)), none)
+    solved, _ = jax.jit(mesa)(x["q"], x["k"], x["v"], jnp.full(H, ridge), jnp.zeros((B, H, K, K + V)), none)
+    seen = jnp.tril(jnp.ones((40, 40)))
+
+    def loss(p):  # p [B, T, H, K, V]: one for every prefix
+        errors = x["v"][:, None] - jnp.einsum("bthkv,bshk->btshv", p, x["k"])
+        return jnp.sum(seen[None, :, :, None, None] * errors**2) / 2
+
+    read = lambda p: jnp.einsum("bthk,bthkv->bthv", x["q"], p)
+    first = jnp.zeros((B, 40, H, K, V))
+    assert apart(read(first - rate * jax.grad(loss)(first)), rate * flat) < 2e-6
+    descend = lambda i, p: p - 0.04 * jax.grad(lambda p: loss(p) + ridge * jnp.sum(p * p) / 2)(p)
+    assert apart(read(jax.jit(lambda p: jax.lax.fori_loop(0, 400, descend, p))(first)), solved) < 1e-5
 
 
 def test_mesa_finds_the_line_behind_its_examples():
@@ -258,6 +307,26 @@ def test_the_inverse_of_a_unit_triangle():
     plain = lambda a: jnp.linalg.inv(a + jnp.eye(16)[None])
     a = jnp.asarray(a[:, :16, :16], jnp.float32)
     assert apart(jax.grad(score)(a, inverse), jax.grad(score)(a, plain)) < 1e-5
+
+
+def test_the_inverse_for_one_key_again_and_again_at_strength_2():
+    """The worst chunk of the delta rule: entries of +-2 everywhere, condition 6640 at 64 tokens. Bound: four roundings
+    of float32 a token, 64 x 2^-21 = 3e-5; measured 1.3e-5. After 64 mirrors I - 2 k k^T the state is back as near."""
+    rng = np.random.default_rng(0)
+    keys = rng.normal(size=(5, 64))
+    keys = np.float32(keys / np.linalg.norm(keys, axis=-1, keepdims=True))
+    same = np.stack([np.full((64, 64), 2 * (key @ key)) for key in keys])
+    noise = 1 + 2.0**-23 * rng.normal(size=same.shape)
+    near = keys[:, None] + 0.01 * rng.normal(size=(5, 64, 64))
+    near = near / np.linalg.norm(near, axis=-1, keepdims=True)
+    a = np.float32(np.tril(np.concatenate([same, same * noise, 2 * near @ near.swapaxes(-1, -2)]), -1))
+    exact = np.linalg.inv(np.float64(a) + np.eye(64))
+    off = np.linalg.norm(jax.jit(inverse)(jnp.asarray(a)) - exact, axis=(-2, -1)) / np.linalg.norm(exact, axis=(-2, -1))
+    assert off.max() < 64 * 2.0**-21
+    k, s = jnp.asarray(keys[:, None, None]).repeat(64, 1), jnp.asarray(rng.normal(size=(5, 1, 64, V)), jnp.float32)
+    flat = jnp.zeros((5, 64, 1))
+    last = jax.jit(delta_rule)(k, k, jnp.zeros((5, 64, 1, V)), flat + 2, flat, s, jnp.zeros((5, 64), bool))[1]
+    assert apart(last, s) < 64 * 2.0**-21
 
 
 @pytest.mark.parametrize("name", ["ssd", "delta_rule"])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from jaxlib_ext import param
-from jaxlib_ext.contracts import from_starts
-from jaxlib_ext.models.token_mixers import Lstm, Qrnn, QuasiLstm, RgLru
+from jaxlib_ext.contracts import from_starts, whole
+from jaxlib_ext.models.config import ModelConfig, build
+from jaxlib_ext.models.token_mixers import Attention, Lstm, Qrnn, QuasiLstm, RgLru
 from jaxlib_ext.testing.verdict import apart, draw
 
 D, T, H = 8, 12, 6
@@ -111,6 +112,23 @@ def test_the_odysseys_variants_are_its_equations(name):
     mixer = Lstm(D, inner=H, **ODYSSEY[name])
     params = drawn(mixer)
     assert apart(run(mixer, params)[0], jnp.asarray(lstm_by_hand(mixer, params))) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["vanilla", "CIFG", "FGR", "CIFG and FGR", "NP"])
+def test_the_slopes_of_an_lstm_are_differences_of_its_equations(name):
+    """Along a random direction of each parameter: the equations by hand, in float64, at both ends of a short way."""
+    mixer, h = Lstm(D, inner=H, **ODYSSEY[name]), 1e-5
+    params = drawn(mixer)
+    weight = jax.random.normal(jax.random.key(5), (2, T, D))
+    slopes = jax.jit(jax.grad(lambda p: jnp.sum(weight * run(mixer, p)[0])))(params)
+    exact, rng = wide(params), np.random.default_rng(0)
+    score = lambda p: np.sum(np.asarray(weight, np.float64) * lstm_by_hand(mixer, p))
+    for changed, slope in wide(slopes).items():
+        way = rng.normal(size=slope.shape)
+        ends = (score(exact | {changed: exact[changed] + side * h * way}) for side in (1, -1))
+        difference = next(ends) / (2 * h) - next(ends) / (2 * h)
+        assert abs(np.sum(slope * way) - difference) < 1e-5 * np.linalg.norm(slope) * np.linalg.norm(way), changed
+        assert abs(difference) > 1e-3, changed
 
 
 def test_the_odysseys_variants_have_the_parameters_of_their_gates():
@@ -235,6 +253,29 @@ def test_qrnns_poolings_become_each_other():
     assert apart(run(ifo, same)[0], run(fo, less(3))[0]) < 1e-5
     open_ = less(3) | dict(bias=params["bias"][:3].at[2].set(1e4))
     assert apart(run(fo, open_)[0], run(f, less(2))[0]) < 1e-6
+
+
+def test_a_pattern_of_qrnns_and_attention_has_the_parameters_of_its_blocks():
+    """The catalogue's qrnn_hybrid: the pattern is the architecture, and one of attention alone is the base model."""
+    sized = lambda mixer: param.size(build(ModelConfig(width=16, depth=6, mixer=mixer), vocab=11).decl())
+    attention, one = sized("attention"), param.size(Qrnn(16).decl()) - param.size(Attention(16).decl())
+    patterns = {"attention,attention": 0, "qrnn,attention": 3, "qrnn,qrnn,attention": 4, "attention,qrnn,qrnn": 4,
+                "qrnn": 6}  # fmt: skip
+    assert one == 2 * 16 * 3 * 16 + 3 * 16 - 4 * 16 * 16
+    for pattern, qrnns in patterns.items():
+        assert sized(pattern) == attention + qrnns * one, pattern
+
+
+def test_a_pattern_of_attention_alone_is_the_base_model():
+    made = lambda mixer: build(ModelConfig(width=16, depth=4, mixer=mixer), vocab=11)
+    base, pattern, mixed = made("attention"), made("attention,attention"), made("qrnn,attention")
+    params, tokens = draw(base.decl(), jax.random.key(0)), jax.random.randint(jax.random.key(1), (2, 9), 0, 11)
+    layers = params["unit"]["layers"]["0"]
+    pairs = {str(i): jax.tree.map(lambda a, i=i: a[i::2], layers) for i in (0, 1)}  # every other depth
+    same = params | dict(unit=params["unit"] | dict(layers=pairs))
+    y = jax.jit(base.apply)(params, tokens, whole(2, 9))[0]
+    assert apart(jax.jit(pattern.apply)(same, tokens, whole(2, 9))[0], y) < 1e-6
+    assert [type(block.token) for block in mixed.unit] == [Qrnn, Attention]
 
 
 def shut(mixer, params, gate: int, value: float):
