@@ -11,7 +11,7 @@ train: 2 T H (5 C K + 4 C V + 4 K V) in chunks of C = 32, and the inverse of one
 decode: 8 H K V a token; state H K V + D float32
 departs: starts that the authors make of channel and layer are the same in all: mu 1/2, b_w from -6 to 1 in each head
          (theirs -6.5 to -1.5 over all channels); matrices start by their fan-in (theirs: W_o, W1, A1 and G1 at 0, W_k
-         small). Mixes values with the first layer's (residual=True) as the paper does when an rwkv7 before it gives them
+         small). Mixes values with the first layer's (residual=True) as the paper does where an rwkv7 before gives them
 """
 
 import dataclasses
