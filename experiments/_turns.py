@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,19 +21,18 @@ class Ratio(NamedTuple):
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Of a call, until what it returns is there."""
+    """How long a call takes, to the end of the computation."""
     begin = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - begin
 
 
 def in_turns(forms: dict[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """Seconds of every form in every turn. Each turn begins with another form, so a drift of the machine hits all
-    alike; the first, which may compile, does not count."""
-    names, took = list(forms), {name: [] for name in forms}
-    for turn in range(turns + 1):
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+    """Seconds of every form in every turn, in an order drawn anew for each: a drift of the machine hits all alike, and
+    so does what one form leaves to the next. The first turn, which may compile, does not count."""
+    took, rng = {name: [] for name in forms}, np.random.default_rng(0)
+    for _ in range(turns + 1):
+        for name in rng.permutation(list(forms)):
             took[name].append(seconds(forms[name]))
     return {name: row[1:] for name, row in took.items()}
 
@@ -44,6 +43,6 @@ def median_of(values: Iterable[float]) -> Ratio:
     return Ratio(statistics.median(values.tolist()), *np.percentile(medians, [2.5, 97.5]).tolist())
 
 
-def ratio(over: list[float], under: list[float]) -> Ratio:
+def ratio(over: Sequence[float], under: Sequence[float]) -> Ratio:
     """Median of over / under, of the same turn."""
     return median_of(a / b for a, b in zip(over, under, strict=True))

@@ -32,10 +32,11 @@ class Seq:
     start: Array  # bool: first token of a document: forget all before (also frees a serving slot)
     position: Array  # int32: read by the position scheme and by nothing else
     side: dict[str, Array] = dataclasses.field(default_factory=dict)  # time-aligned extras that layers give and need
-    key: Array | None = None  # randomness; if None, a method that needs it in training raises, and an estimate in
-    # evaluation draws the same in every call
+    # Randomness. Without it a method that needs it raises; an estimate raises in training, and in evaluation draws the
+    # same in every call.
+    key: Array | None = None
     train: bool = dataclasses.field(default=False, metadata=dict(static=True))
-    # Only what a paper defines differently in training reads train: dropout, batch statistics, noisy gates.
+    # Only what a paper defines differently in training reads train: dropout, batch statistics, noisy gates, estimates.
 
     @property
     def doc(self) -> Array:
@@ -168,7 +169,9 @@ class TokenMixer(Protocol):
     def decl(self) -> Tree: ...
 
     def cost(self, tokens: int, context: float) -> Cost:
-        """Of `tokens` tokens that see `context` tokens each on average."""
+        """Of `tokens` tokens that see `context` tokens each on average. Where a token of a step costs something else
+        than one of a whole row, tokens that are no more than context are those of a step, one a row.
+        """
         ...
 
     def state(self, batch: int, length: int, context: int = 0) -> Tree:

@@ -1,7 +1,8 @@
-"""Products in full float32, for what products are built on: inverses, normal equations, powers of matrices.
+"""Products in full float32 on every device: by default a TPU rounds their factors to bfloat16, a recent NVIDIA GPU to
+TF32.
 
-A TPU by default rounds the operands of a float32 product to bfloat16, a recent NVIDIA GPU to TF32. Where the outcome is
-solved with or multiplied again, these errors grow.
+For what is made once and used for many tokens (inverses, normal equations, powers of matrices, filters), and for states
+that are multiplied by a matrix at every token. Products of tokens with each other and with a state take the default.
 """
 
 import functools

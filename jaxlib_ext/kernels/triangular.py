@@ -27,8 +27,8 @@ def inverse(a: Array) -> Array:
     """(I + a)^-1 of strictly lower triangular a [..., C, C]; C is BASE or less, or BASE 2^n.
 
     Blocks of BASE by the finite series, larger ones from their halves: a substitution row by row is slow everywhere.
-    Powers of 2, which one key again and again at strength 2 makes, cancel in the series and take two digits along; a
-    step of Newton's brings them back.
+    The series cancels where entries are near 2 (one key again and again at strength 2) and loses two digits; a step of
+    Newton's method restores them. How a is made and the inverse applied is the caller's, at its precision.
     """
     return _inverse(a)
 

@@ -42,12 +42,10 @@ class DeltaRule:
     eps: float = 1e-5
 
     def __post_init__(self):
-        check(self.name, self, "width heads key value", "eps")
+        check(self.name, self, "width heads key value", "eps", taps="conv")
         h, k, v = self.sizes
         if min(k, v) < 1:
             raise ValueError(f"{self.name}: heads={h}, key={k}, value={v}; give key and value")
-        if self.conv < 2:
-            raise ValueError(f"{self.name}: conv must be at least 2, not {self.conv}")
         if not 0 < self.beta_max <= 2:
             raise ValueError(f"{self.name}: beta_max must be in (0, 2], not {self.beta_max}")
 

@@ -23,15 +23,20 @@ def dt_bias(low: float, high: float) -> Callable:
     """An init: time steps start log-uniform in [low, high], so the bias is the inverse softplus of that."""
 
     def init(key, shape, dtype):
-        dt = jnp.exp(jax.random.uniform(key, shape, minval=math.log(low), maxval=math.log(high)))
+        dt = jnp.exp(log_uniform(low, high)(key, shape, jnp.float32))
         return (dt + jnp.log(-jnp.expm1(-dt))).astype(dtype)
 
     return init
 
 
 def log_uniform(low: float, high: float) -> Callable:
-    """An init: the logarithm of what is uniform in [low, high]; of a low of 0, in what is a number."""
-    low = max(low, 1e-30)
+    """An init: logarithms of what is log-uniform in [low, high]."""
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
+
+
+def log_of_uniform(low: float, high: float) -> Callable:
+    """An init: logarithms of what is uniform in [low, high]; low may be 0."""
+    low = max(low, 1e-30)  # 0 itself may be drawn, and has no logarithm
     return lambda key, shape, dtype: jnp.log(jax.random.uniform(key, shape, minval=low, maxval=high)).astype(dtype)
 
 

@@ -25,8 +25,8 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, hold, index, spoil
 from ...kernels.attention import EMPTY, PAD, Tokens, attention
 from ...kernels.linear import linear
-from ..options import check
-from ..positions import NoPosition, Rope
+from ..options import check, without_bias
+from ..positions import Rope
 from ._parts import unit
 
 Array = jax.Array
@@ -101,9 +101,7 @@ class Armt:
         h, _ = self.sizes
         if self.width % h:
             raise ValueError(f"armt: heads={h} does not divide width={self.width}")
-        if type(self.position).bias is not NoPosition.bias:
-            said = f"position={type(self.position).__name__}() adds to logits"
-            raise ValueError(f"armt: {said}, and places are those in a segment, where memory queries have none")
+        without_bias("armt", self.position)
 
     @property
     def sizes(self) -> tuple[int, int]:

@@ -6,7 +6,8 @@
 source: Vaswani et al. 2017, arXiv 1706.03762; Shazeer 2019, arXiv 1911.02150; Ainslie et al. 2023, arXiv 2305.13245;
         window: Beltagy et al. 2020, arXiv 2004.05150; logit cap: Gemma 2, arXiv 2408.00118;
         sinks: Xiao et al. 2023, arXiv 2309.17453; sink_logit: gpt-oss, arXiv 2508.10925
-train: 4 T S heads K a sequence beside the projections; with sinks all T of the keys are looked at and masked
+train: 4 T S heads K a sequence beside the projections, S = T, or 2 window where a window runs as a band: causal,
+       without sinks and bias, T at least 4 window
 decode: 4 S heads K a token; cache 2 S kv_heads K, S = min(window + sinks, capacity)
 departs: sinks keep the positions they have in the document, where the paper counts positions within the cache
 catalogue: multi_query_attention
@@ -78,8 +79,8 @@ class Attention:
     def layout(self) -> _slots.Layout:
         return _slots.Ring(self.sinks)
 
-    def slots(self, length: float) -> float:
-        """Of the cache, for documents of `length` tokens; keys that a query sees."""
+    def seen(self, length: float) -> float:
+        """Keys that a query sees in documents of `length` tokens; where causal, slots of the cache."""
         if self.window is None:
             return length
         return min(length, self.window + self.sinks if self.causal else 2 * self.window - 1)
@@ -96,14 +97,14 @@ class Attention:
 
     def cost(self, tokens: int, context: float) -> Cost:
         n, g, k = self.sizes
-        seen = self.slots(context)
-        return Cost(flops=4 * tokens * seen * n * g * k, state_bytes=int(8 * seen * n * k))
+        seen = self.seen(context)
+        return Cost(flops=4 * tokens * seen * n * g * k, state_bytes=int(8 * seen * n * k) if self.causal else 0)
 
     def state(self, batch: int, length: int, context: int = 0) -> Tree:
         if not self.causal:
             return {}
         n, _, k = self.sizes
-        rows, slots = dict(batch=batch), int(self.slots(length))
+        rows, slots = dict(batch=batch), int(self.seen(length))
         kv = param.cache(rows, dict(slot=slots, kv_heads=n, head_dim=k))
         return dict(k=kv, v=kv, position=param.count(rows, dict(slot=slots)), count=param.count(rows))
 

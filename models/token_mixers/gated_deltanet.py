@@ -22,7 +22,7 @@ from ...contracts import along
 from ...kernels.linear import linear
 from ..options import ordered
 from ._delta import DeltaRule
-from ._parts import dt_bias, log_uniform, rms
+from ._parts import dt_bias, log_of_uniform, rms
 
 Array = jax.Array
 Tree = dict
@@ -61,7 +61,7 @@ class GatedDeltaNet(DeltaRule):
         return super().decl() | dict(
             decay=param.matrix(stream, dict(heads=h)),
             dt_bias=param.decay(heads=h, init=start),
-            a_log=param.decay(heads=h, init=log_uniform(self.a_low, self.a_high)),
+            a_log=param.decay(heads=h, init=log_of_uniform(self.a_low, self.a_high)),
             read=param.matrix(stream, dict(heads=h, value=v)),
         )
 

@@ -68,9 +68,7 @@ class Hyena:
     form: str | None = None
 
     def __post_init__(self):
-        check("hyena", self, "width order length rank bands", "frequency")
-        if self.conv < 2:
-            raise ValueError(f"hyena: conv must be at least 2, not {self.conv}")
+        check("hyena", self, "width order length rank bands", "frequency", taps="conv")
         if self.form is not None and self.form not in FORMS:
             raise ValueError(f"hyena: form is one of {', '.join(FORMS)}, not {self.form!r}")
 

@@ -20,11 +20,10 @@ import math
 from typing import ClassVar
 
 import jax
-import numpy as np
 
 from ...contracts import Aux, Cost, Seq
 from ...kernels.attention import hyper
-from ..options import check
+from ..options import check, without_bias
 from . import _slots
 from .attention import Attention
 
@@ -51,9 +50,7 @@ class HyperAttention(Attention):
     def __post_init__(self):
         super().__post_init__()
         check("hyper_attention", self, "least block samples bits")
-        place = np.zeros((1, 1), np.int32)
-        if self.position.bias(place, place, 1) is not None:
-            raise ValueError(f"hyper_attention: cannot take the bias on logits of {self.position}")
+        without_bias("hyper_attention", self.position)
 
     @property
     def _how(self) -> Tree:

@@ -28,6 +28,7 @@ from ...kernels.lti import lti, modal
 from ...kernels.short_conv import short_conv, short_conv_step
 from ..options import check, ordered
 from ._hyena import gated, projected, projections, taps_held
+from ._parts import log_uniform
 from .hyena import Hyena
 
 Array = jax.Array
@@ -53,19 +54,15 @@ class LaughingHyena:
     longest: float = 1000.0
 
     def __post_init__(self):
-        check("laughing_hyena", self, "width order modes")
+        check("laughing_hyena", self, "width order modes", taps="conv")
         ordered("laughing_hyena", self, "shortest", "longest")
-        if self.conv < 2:
-            raise ValueError(f"laughing_hyena: conv must be at least 2, not {self.conv}")
 
     def decl(self) -> Tree:
         made = dict(gate=self.order, inner=self.width)
         modes = made | dict(state=self.modes)
         turns = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, 0.0, math.pi)
         weights = lambda key, shape, dtype: self.modes**-0.5 * jax.random.normal(key, shape, dtype)
-        logs = lambda key, shape, dtype: jax.random.uniform(
-            key, shape, dtype, -math.log(self.longest), -math.log(self.shortest)
-        )
+        logs = log_uniform(1 / self.longest, 1 / self.shortest)
         filters = dict(
             log_rate=param.decay(**modes, init=logs), angle=param.decay(**modes, init=turns),
             re=param.gain(**modes, init=weights), im=param.gain(**modes, init=weights), skip=param.gain(**made),
@@ -144,8 +141,9 @@ def modes_of(taps: np.ndarray, modes: int) -> tuple[np.ndarray, np.ndarray]:
     """lambda and R, complex [M], of waves whose sum Re sum_m R_m lambda_m^j is close to taps [L], on the host.
 
     Kung's method: the shift that the leading singular vectors of the Hankel matrix of taps obey has the waves as its
-    eigenvalues. M waves have 4 M numbers, and of so many taps they are found exactly: 2 M columns of the Hankel matrix
-    and one row more, of which two times 2 M say the shift. Places that are not needed have R = 0.
+    eigenvalues. M waves are found exactly from 4 M taps or more: the Hankel matrix then has 2 M columns or more and one
+    row more than columns, so that the shift from its first rows to its last ones is determined. Places that are not
+    needed have R = 0.
     """
     if len(taps) < 4 * modes:
         raise ValueError(f"laughing_hyena: modes={modes} are found from {4 * modes} taps or more, not {len(taps)}")

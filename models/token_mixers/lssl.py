@@ -21,7 +21,7 @@ from ...contracts import Aux, Cost, Seq, along, hold
 from ...kernels.exact import einsum
 from ...kernels.linear import linear
 from ...kernels.lti import legs_matrices, legs_step, lti, matrices
-from ..options import check
+from ..options import check, ordered
 from ._parts import log_uniform
 
 Array = jax.Array
@@ -47,8 +47,7 @@ class Lssl:
 
     def __post_init__(self):
         check("lssl", self, "width n")
-        if not 0 < self.low < self.high:
-            raise ValueError(f"lssl: needs 0 < low < high, not low={self.low}, high={self.high}")
+        ordered("lssl", self, "low", "high")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"lssl: alpha must be in [0, 1], not {self.alpha}")
         if (1 - 2 * self.alpha) * self.high * self.n > 2:  # A has eigenvalues down to -n

@@ -53,10 +53,8 @@ class Mamba:
     input_rule: str = "zoh"
 
     def __post_init__(self):
-        check("mamba", self, "width inner n rank")
+        check("mamba", self, "width inner n rank", taps="conv")
         ordered("mamba", self, "dt_low", "dt_high")
-        if self.conv < 2:
-            raise ValueError(f"mamba: conv must be at least 2, not {self.conv}")
         if self.input_rule not in ("zoh", "euler"):
             raise ValueError(f'mamba: input_rule is "zoh" or "euler", not {self.input_rule!r}')
 

@@ -22,7 +22,7 @@ from ...kernels.linear import linear
 from ...kernels.short_conv import short_conv, short_conv_step
 from ...kernels.ssd import ssd
 from ..options import check, ordered
-from ._parts import convolve, dt_bias, log_uniform
+from ._parts import convolve, dt_bias, log_of_uniform
 
 Array = jax.Array
 Tree = dict
@@ -53,15 +53,13 @@ class Mamba2:
     eps: float = 1e-5
 
     def __post_init__(self):
-        check("mamba2", self, "width inner head_dim n groups", "eps")
+        check("mamba2", self, "width inner head_dim n groups", "eps", taps="conv")
         ordered("mamba2", self, "dt_low", "dt_high")
         inner, h, p = (self.inner or 2 * self.width), *self.sizes
         if h * p != inner:
             raise ValueError(f"mamba2: head_dim={p} does not divide inner={inner}")
         if h % self.groups:
             raise ValueError(f"mamba2: groups={self.groups} does not divide {h} heads")
-        if self.conv < 2:
-            raise ValueError(f"mamba2: conv must be at least 2, not {self.conv}")
         if not 1 <= self.a_high < math.inf:
             raise ValueError(f"mamba2: a_high must be at least 1, not {self.a_high}")
 
@@ -85,7 +83,7 @@ class Mamba2:
             bc_conv=param.conv(dict(conv=self.conv), copies=shared),
             bc_bias=param.bias(**shared),
             dt_bias=param.decay(heads=h, init=dt_bias(self.dt_low, self.dt_high)),
-            a_log=param.decay(heads=h, init=log_uniform(1.0, self.a_high)),
+            a_log=param.decay(heads=h, init=log_of_uniform(1.0, self.a_high)),
             skip=param.gain(heads=h),
             norm=param.gain(**heads),
             out=param.matrix(heads, stream),

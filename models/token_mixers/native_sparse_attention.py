@@ -6,8 +6,9 @@
     window:      the last w tokens; each branch has keys and values of its own
 
 source: Yuan et al. 2025, arXiv 2502.11089; compared with fla-org/native-sparse-attention
-train: 4 T (T/d + top l' + 2 w) heads K a sequence beside the projections, 4 T (T/d + T + 2 w) heads K where
-       T <= 2 top l', and the choice, (l + l')/d products a block of l', token and key head
+train: 4 T (T/d + top l' + 2 w) heads K a sequence beside the projections, with T in place of top l' where
+       T <= 2 top l' and in place of 2 w where T < 4 w, and the choice, (l + l')/d products a block of l', token and key
+       head
 decode: 4 (S/d + top l' + w) heads K and the mlp, 4 (l + 1) kv_heads K hidden, a token;
         cache 2 (S + S/d + w + l) kv_heads K
 departs: the importance counts overlap, index j l'/d + m - n, where the paper prints - m - n; a group's own block, the
@@ -21,13 +22,12 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ... import param
 from ...contracts import Aux, Cost, Position, Seq, spoil, tail
 from ...kernels.attention import EMPTY, Tokens, attention
 from ...kernels.linear import linear
-from ..options import check
+from ..options import check, without_bias
 from ..positions import Rope
 from . import _nsa, _slots
 from .attention import Attention
@@ -70,9 +70,7 @@ class NativeSparseAttention:
                 said = f"stride={self.stride} does not divide {name}={getattr(self, name)}"
                 raise ValueError(f"native_sparse_attention: {said}")
         self._shape  # noqa: B018  raises what attention raises
-        place = np.zeros((1, 1), np.int32)
-        if self.position.bias(place, place, 1) is not None:
-            raise ValueError(f"native_sparse_attention: cannot take the bias on logits of {self.position}")
+        without_bias("native_sparse_attention", self.position)
 
     @property
     def _shape(self) -> Attention:
@@ -103,8 +101,9 @@ class NativeSparseAttention:
         return max(self._sizes.blocks(chosen), 1) if chosen else 0, chosen, min(self.window, chosen)
 
     def cost(self, tokens: int, context: float) -> Cost:
-        """Tokens that are no more than each of them sees are those of a step, one a row: it compresses a block whether
-        or not it is whole, for rows may differ in that.
+        """What the branches need; scan multiplies more where it masks, see the header. Tokens that are no more than
+        context are those of a step, one a row: it compresses a block whether or not it is whole, for rows may differ in
+        that.
         """
         n, g, k = self._shape.sizes
         few, chosen, window = self._slots(context)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from ... import param
 from ...contracts import Position, along
+from ..options import ordered
 from ..positions import NoPosition
 from .attention import Attention
 
@@ -35,8 +36,7 @@ class NopeHeadScale(Attention):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 < self.low <= self.start:
-            raise ValueError(f"nope_head_scale: needs 0 < low <= start, not low={self.low}, start={self.start}")
+        ordered("nope_head_scale", self, "low", "start")
 
     def decl(self) -> Tree:
         n, g, _ = self.sizes

@@ -18,8 +18,8 @@ from ... import param
 from ...contracts import Aux, Cost, Position, Seq, hold
 from ...kernels.linear import linear
 from ...kernels.ssd import ssd
-from ..options import check
-from ..positions import NoPosition, Rope
+from ..options import check, without_bias
+from ..positions import Rope
 
 Array = jax.Array
 Tree = dict
@@ -49,8 +49,7 @@ class Retention:
         check("retention", self, "width heads key value", "first eps")
         if (self.key is None or self.value is None) and self.width % self.n:
             raise ValueError(f"retention: heads={self.n} does not divide width={self.width}; give key and value")
-        if type(self.position).bias is not NoPosition.bias:
-            raise ValueError(f"retention: {type(self.position).__name__} adds to logits, and there are none")
+        without_bias("retention", self.position)
 
     @property
     def n(self) -> int:

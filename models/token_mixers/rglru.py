@@ -62,12 +62,10 @@ class RgLru:
     high: float = 0.999
 
     def __post_init__(self):
-        check("rglru", self, "width inner heads", "c")
+        check("rglru", self, "width inner heads", "c", taps="conv")
         channels, heads = self.inner or self.width, self.heads or max(1, (self.inner or self.width) // 256)
         if channels % heads:
             raise ValueError(f"rglru: heads={heads} does not divide inner={channels}")
-        if self.conv < 2:
-            raise ValueError(f"rglru: conv must be at least 2, not {self.conv}")
         if not 0 < self.low < self.high < 1:
             raise ValueError(f"rglru: needs 0 < low < high < 1, not low={self.low}, high={self.high}")
 

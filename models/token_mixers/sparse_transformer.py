@@ -50,7 +50,7 @@ class SparseTransformer:
     position: Position = Rope()
 
     def __post_init__(self):
-        check("sparse_transformer", self, "width heads kv_heads head_dim", "scale")
+        check("sparse_transformer", self, "width heads kv_heads head_dim stride", "scale")
         if self.pattern not in ("strided", "fixed"):
             raise ValueError(f'sparse_transformer: pattern is "strided" or "fixed", not {self.pattern!r}')
         if self.stride < 2 or self.pattern == "fixed" and not 1 <= self.columns <= self.stride:

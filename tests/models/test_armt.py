@@ -218,9 +218,7 @@ class Leaning(NoPosition):
 
 BAD = {
     "armt: heads=3 does not divide width=8": dict(heads=3),
-    "armt: position=Leaning() adds to logits, and places are those in a segment, where memory queries have none": dict(
-        position=Leaning()
-    ),
+    "armt: cannot take what Leaning adds to logits": dict(position=Leaning()),
 }
 
 

@@ -201,7 +201,7 @@ def test_a_sink_is_one_more_key_of_value_zero():
     ("make", "said"),
     [
         (lambda: SigmoidAttention(8, length=0), "sigmoid_attention: length must be at least 1, not 0"),
-        (lambda: NopeHeadScale(8, low=2.0), "nope_head_scale: needs 0 < low <= start, not low=2.0, start=1.0"),
+        (lambda: NopeHeadScale(8, low=2.0), "nope_head_scale: low=2.0 is above start=1.0"),
         (lambda: Attention(8, sinks=2), "attention: sinks=2 needs sinks >= 0, and a causal window that they stay in"),
         (lambda: NormalizedAttention(8, heads=3), "attention: heads=3 does not divide width=8; give head_dim"),
     ],

@@ -104,7 +104,7 @@ def test_decoding_costs_the_same_after_any_number_of_tokens():
 
 BAD = {
     "lssl: n must be at least 1, not 0": dict(n=0),
-    "lssl: needs 0 < low < high, not low=0.1, high=0.1": dict(low=0.1),
+    "lssl: low=0.2 is above high=0.1": dict(low=0.2),
     "lssl: alpha must be in [0, 1], not 2.0": dict(alpha=2.0),
     "lssl: unstable, (1 - 2 alpha) high n must be at most 2; alpha=0.0, high=0.1, n=32": dict(alpha=0.0),
 }

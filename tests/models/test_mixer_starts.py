@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxlib_ext import param
-from jaxlib_ext.models.token_mixers import GatedDeltaNet, Mamba, Mamba2, Rwkv7
+from jaxlib_ext.models.token_mixers import GatedDeltaNet, Lssl, Mamba, Mamba2, Rwkv7
 
 N = 2048  # numbers drawn: the largest distance of their distribution from the one meant is below 0.05, see `uniform`
 
@@ -32,6 +32,11 @@ def test_time_steps_start_log_uniform_between_a_thousandth_and_a_tenth(mixer):
     dt = np.log1p(np.exp(bias))
     assert uniform(np.log(dt), np.log(1e-3), np.log(0.1))
     assert not uniform(dt, 1e-3, 0.1)
+
+
+def test_lssls_steps_start_log_uniform_between_a_thousandth_and_a_tenth():
+    (log_dt,) = start(Lssl(N), "log_dt")
+    assert uniform(log_dt, np.log(1e-3), np.log(0.1))
 
 
 def test_mambas_decays_start_as_1_to_n_in_every_channel():

@@ -12,7 +12,7 @@ from jaxlib_ext.models.token_mixers import TOKEN_MIXERS, GatedDeltaNet, Gla, Mam
 FREE = {  # numbers with no least value, and sizes of which there may be none
     "forget", "sinks", "columns", "a_low",
 }  # fmt: skip
-WRONG = {int: (0, -1), float: (0.0, -1.0, math.nan)}
+WRONG = {int: (0, -1, 2.5, math.inf), float: (0.0, -1.0, math.nan, math.inf)}
 
 
 def options(mixer: type) -> list[tuple[str, type]]:

@@ -12,7 +12,7 @@ FORMS = {"xla": xla.chunked}
 def linear_scan(
     a: Array, x: Array, h: Array, start: Array, *, implementation: str | None = None
 ) -> tuple[Array, Array]:
-    """h_t = a_t h_{t-1} + x_t, everything in float32.
+    """h_t = a_t h_{t-1} + x_t, in full float32.
 
     a, x [B, T, ...] (a = 1, x = 0 leaves h as it is), h [B, ...] the state before the first token, start [B, T] where
     h is forgotten first: there a counts as 0 and has no gradient. Returns every h_t [B, T, ...] and the last one.

@@ -1,6 +1,6 @@
 """Causal depthwise convolution over a few tokens, which respects documents and continues from a state.
 
-Sums are made in float32 and rounded once, to the dtype of what goes in.
+Sums are made in full float32 and rounded once, to the dtype of what goes in.
 """
 
 import jax
