@@ -79,11 +79,9 @@ class Attention:
     def layout(self) -> _slots.Layout:
         return _slots.Ring(self.sinks)
 
-    def seen(self, length: float) -> float:
-        """Keys that a query sees in documents of `length` tokens; where causal, slots of the cache."""
-        if self.window is None:
-            return length
-        return min(length, self.window + self.sinks if self.causal else 2 * self.window - 1)
+    def slots(self, length: float) -> float:
+        """Of the cache, for documents of `length` tokens."""
+        return length if self.window is None else min(length, self.window + self.sinks)
 
     def decl(self) -> Tree:
         n, g, k = self.sizes
@@ -97,14 +95,17 @@ class Attention:
 
     def cost(self, tokens: int, context: float) -> Cost:
         n, g, k = self.sizes
-        seen = self.seen(context)
-        return Cost(flops=4 * tokens * seen * n * g * k, state_bytes=int(8 * seen * n * k) if self.causal else 0)
+        if not self.causal:  # a window on either side, and no state
+            seen = context if self.window is None else min(context, 2 * self.window - 1)
+            return Cost(flops=4 * tokens * seen * n * g * k)
+        seen = self.slots(context)
+        return Cost(flops=4 * tokens * seen * n * g * k, state_bytes=int(8 * seen * n * k))
 
     def state(self, batch: int, length: int, context: int = 0) -> Tree:
         if not self.causal:
             return {}
         n, _, k = self.sizes
-        rows, slots = dict(batch=batch), int(self.seen(length))
+        rows, slots = dict(batch=batch), int(self.slots(length))
         kv = param.cache(rows, dict(slot=slots, kv_heads=n, head_dim=k))
         return dict(k=kv, v=kv, position=param.count(rows, dict(slot=slots)), count=param.count(rows))
 
