@@ -67,7 +67,8 @@ def importance(p: Array, at: Tokens, to: Tokens, blocks: int, sizes: Sizes) -> A
     before = jnp.sum((to.doc >= 0)[:, None] & (to.doc[:, None] < at.doc[..., None]), -1)  # of earlier documents
     first = before[:, None, :, None] + inside * jnp.arange(blocks)[None, None, None] - (over - 1)
     fetch = lambda slot: jnp.take_along_axis(p, jnp.where(slot < 0, p.shape[-1], slot), -1, mode="fill", fill_value=0.0)
-    return sum(float(strides) * fetch(first + i) for i, strides in enumerate(shared))
+    terms = [float(strides) * fetch(first + i) for i, strides in enumerate(shared)]
+    return sum(terms[1:], terms[0])
 
 
 def choose(p: Array, at: Tokens, to: Tokens, blocks: int, sizes: Sizes) -> tuple[Array, Array]:

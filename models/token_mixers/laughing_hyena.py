@@ -176,7 +176,7 @@ def distilled(mixer: Hyena, params: Tree, modes: int) -> tuple[LaughingHyena, Tr
     modulus = np.maximum(np.abs(root), 1e-8)  # less is over after one token in float32, and has no logarithm at 0
     size = np.sqrt(1 - modulus**2)
     filters = dict(
-        log_rate=np.log(-np.log(modulus)), angle=np.angle(root), re=weight.real / size, im=weight.imag / size,
+        log_rate=np.log(-np.log(modulus)), angle=np.angle(root), re=np.real(weight) / size, im=np.imag(weight) / size,
         skip=h[0],
     )  # fmt: skip
     filters = {k: jnp.asarray(v, jnp.float32) for k, v in filters.items()}

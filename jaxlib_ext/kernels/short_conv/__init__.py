@@ -53,7 +53,8 @@ def _pulled(inputs: tuple, dy: Array) -> tuple:
     w = taps.shape[1]
     late = jnp.pad(dy, ((0, 0), (w - 1, w - 1), (0, 0)))
     doc = jnp.pad(own, ((0, 0), (w - 1, w - 1)), constant_values=-1)
-    dx = sum(_wide(_window(late, doc, theirs, w - 1 - j)) * along(_wide(taps[:, j]), dy) for j in range(w))
+    terms = [_wide(_window(late, doc, theirs, w - 1 - j)) * along(_wide(taps[:, j]), dy) for j in range(w)]
+    dx = sum(terms[1:], terms[0])
     dtaps = jnp.stack([jnp.sum(_wide(dy) * _wide(_window(seen, theirs, own, j)), (0, 1)) for j in range(w)], 1)
     return dx.astype(seen.dtype), dtaps.astype(taps.dtype), None, None
 
