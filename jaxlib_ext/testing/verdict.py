@@ -56,13 +56,16 @@ def apart(a: Tree, b: Tree) -> Array:
 
 
 def draw(decl: Tree, key: Array) -> Tree:
-    """Initial values, with noise where all are the same, so that a bias or a gate dropped or exchanged is seen."""
+    """Initial values, with noise on zeros, ones and gains that are all the same, so that a bias or a gate dropped or
+    exchanged is seen."""
 
     def stir(path, p, v):
         if not jnp.issubdtype(p.dtype, jnp.floating):
             return v
         noise = jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), v.shape, jnp.float32)
-        return (v + 0.1 * noise * (jnp.min(v) == jnp.max(v))).astype(v.dtype)
+        plain = p.init in ("zeros", "ones") if isinstance(p.init, str) else False
+        plain = jnp.min(v) == jnp.max(v) if p.kind == "gain" else plain
+        return (v + 0.1 * noise * plain).astype(v.dtype)
 
     return param.fold(stir, decl, param.init(decl, key))
 
