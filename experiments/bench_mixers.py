@@ -308,7 +308,7 @@ def main(bench: Bench) -> None:
             faster = f"{row['gradient_faster']:.1f}"
             print(f"{name:<14}{t:>6}{row['fast_ms']:>13.1f}{row['plain_ms']:>11.1f}"
                   f"{faster:>20}{row['forward_time'].median:>15.2f}"
-                  f"{row['temp_mib'][0]:>12.1f} (1/{1 / max(row['temp_share'], 1e-9):.0f})"
+                  f"{row['temp_mib'][0]:>12.1f} (1/{1 / max(row['temp_share'], 1e-9):.3g})"
                   f"{row['matmul_share']:>9.0%}{row['bandwidth_share']:>6.0%}", flush=True)  # fmt: skip
             if bench.out is not None:
                 bench.out.parent.mkdir(parents=True, exist_ok=True)
