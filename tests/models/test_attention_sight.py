@@ -141,3 +141,10 @@ def test_bad_options_say_what_is_wrong(options, said):
     with pytest.raises(ValueError) as error:
         SparseTransformer(D, **options)
     assert str(error.value) == f"sparse_transformer: {said}"
+
+
+def test_a_window_on_either_side_costs_the_keys_of_both_and_no_state():
+    plain, near = Attention(8, heads=2, causal=False), Attention(8, heads=2, causal=False, window=4)
+    assert near.cost(100, 100).flops == plain.cost(100, 7).flops
+    assert near.cost(100, 100).state_bytes == plain.cost(100, 100).state_bytes == 0
+    assert near.state(1, 100) == {}
