@@ -269,9 +269,9 @@ def copy_rate(n: int = 1 << 25) -> float:
 def measure(name: str, bench: Bench, t: int, peak: float, rate: float) -> dict[str, Any]:
     made = case(name, bench, t)
     fast, plain = compiled(made.fast, made.inputs), compiled(made.plain, made.inputs)
-    calls = lambda *pair: {n: functools.partial(f, *made.inputs) for n, f in zip(("fast", "plain"), pair, strict=True)}
+    race = lambda **calls: in_turns({n: functools.partial(f, *made.inputs) for n, f in calls.items()}, bench.turns)
     # One after the other: behind a plain gradient a forward pass finds caches and memory disturbed.
-    forward, gradient = (in_turns(calls(*pair), bench.turns) for pair in zip(fast, plain, strict=True))
+    forward, gradient = race(fast=fast[0], plain=plain[0]), race(fast=fast[1], plain=plain[1])
     score = lambda *args: jnp.sum(made.fast(*args)[0])
     flops = dot_flops(jax.grad(score, argnums=tuple(range(len(made.inputs)))), *made.inputs)
     moved = 2 * sum(a.nbytes for a in made.inputs)  # every input read, its gradient written

@@ -63,9 +63,8 @@ def draw(decl: Tree, key: Array) -> Tree:
         if not jnp.issubdtype(p.dtype, jnp.floating):
             return v
         noise = jax.random.normal(jax.random.fold_in(key, zlib.crc32(path.encode())), v.shape, jnp.float32)
-        plain = p.init in ("zeros", "ones") if isinstance(p.init, str) else False
-        plain = jnp.min(v) == jnp.max(v) if p.kind == "gain" else plain
-        return (v + 0.1 * noise * plain).astype(v.dtype)
+        named = isinstance(p.init, str) and p.init in ("zeros", "ones")
+        return (v + 0.1 * noise * (jnp.min(v) == jnp.max(v) if p.kind == "gain" else named)).astype(v.dtype)
 
     return param.fold(stir, decl, param.init(decl, key))
 

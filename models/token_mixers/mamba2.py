@@ -22,7 +22,7 @@ from ...kernels.linear import linear
 from ...kernels.short_conv import short_conv, short_conv_step
 from ...kernels.ssd import ssd
 from ..options import check, ordered
-from ._parts import convolve, dt_bias, log_of_uniform
+from ._parts import convolve, dt_bias, log_of_uniform, rms
 
 Array = jax.Array
 Tree = dict
@@ -120,10 +120,8 @@ class Mamba2:
     def _output(self, params, u: Array, y: Array, z: Array) -> Array:
         y = y + params["skip"][:, None].reshape((1,) * (y.ndim - 2) + (-1, 1)) * u.astype(jnp.float32)
         y = y * jax.nn.silu(z.astype(jnp.float32))
-        groups = y.reshape(*y.shape[:-2], self.groups, -1)
-        groups = groups * jax.lax.rsqrt(jnp.mean(groups * groups, -1, keepdims=True) + self.eps)
-        y = groups.reshape(y.shape) * along(params["norm"], y)
-        return linear(y.astype(u.dtype), params["out"], c=2)
+        in_groups = rms(y.reshape(*y.shape[:-2], self.groups, -1), params["norm"].reshape(self.groups, -1), self.eps)
+        return linear(in_groups.reshape(y.shape).astype(u.dtype), params["out"], c=2)
 
     def scan(self, params, x: Array, state: Tree, seq: Seq) -> tuple[Array, Tree, Aux]:
         z, u, inputs, held = self._inputs(short_conv, params, x, state, seq)
